@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"hash"
+	"log/slog"
 	"strings"
 )
 
@@ -126,6 +127,7 @@ type Ticket [16]byte
 
 func (t Ticket) String() string               { return "ticket" }
 func (t Ticket) GoString() string             { return "ticket" }
+func (t Ticket) LogValue() slog.Value         { return slog.StringValue("ticket") } // before MarshalText
 func (t Ticket) Secret() string               { return hex.EncodeToString(t[:]) }
 func (t Ticket) IsZero() bool                 { return t == Ticket{} }
 func (t Ticket) MarshalText() ([]byte, error) { return []byte(t.Secret()), nil }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,12 +43,17 @@ func ParseMember(s string) (Member, error) {
 	} else if strings.Count(addr, ":") == 1 {
 		return Member{}, fmt.Errorf("supernode %q: want host[:port][=weight]", s)
 	}
-	host = strings.Trim(host, "[]")
+	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
 		return Member{}, fmt.Errorf("supernode %q: the port must be a number from 1 to 65535", s)
 	}
-	if host == "" || strings.ContainsAny(host, "/ @?#") {
+	if host == "" || strings.ContainsAny(host, "/ @?#[]") {
 		return Member{}, fmt.Errorf("supernode %q: want host[:port][=weight], without scheme or path", s)
+	}
+	if strings.Contains(host, ":") {
+		if _, err := netip.ParseAddr(host); err != nil {
+			return Member{}, fmt.Errorf("supernode %q: %q is no IPv6 address", s, host)
+		}
 	}
 	m.Addr = net.JoinHostPort(host, port)
 	m.ID = m.Addr
