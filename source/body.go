@@ -51,7 +51,7 @@ func (r *reader) Read(p []byte) (int, error) {
 	}
 	for r.err == nil {
 		if r.cut.skip == 0 && r.cut.left == 0 {
-			r.end()
+			r.err = r.finish()
 			break
 		}
 		buf := p
@@ -59,7 +59,7 @@ func (r *reader) Read(p []byte) (int, error) {
 			// The sum cannot overflow: both are below 2^61.
 			buf = p[:min(int64(len(p)), r.cut.skip+r.cut.left)]
 		}
-		n, err := r.wait(buf)
+		n, ended, err := r.wait(buf)
 		if skipped := min(r.cut.skip, int64(n)); skipped > 0 {
 			r.cut.skip -= skipped
 			n = copy(p, buf[skipped:n])
@@ -68,8 +68,11 @@ func (r *reader) Read(p []byte) (int, error) {
 		if r.cut.left > 0 {
 			r.cut.left -= int64(n)
 		}
-		if err != nil {
-			r.err = r.judge(err)
+		switch {
+		case ended:
+			r.err = r.ended()
+		case err != nil:
+			r.err = r.broken(err)
 		}
 		if n > 0 {
 			return n, r.err
@@ -78,49 +81,55 @@ func (r *reader) Read(p []byte) (int, error) {
 	return 0, r.err
 }
 
-// wait reads, and gives up when no byte comes for the idle time.
-func (r *reader) wait(p []byte) (int, error) {
+// wait reads, and gives up when no byte comes for the idle time. A wrapped
+// io.EOF is an error and not the end.
+func (r *reader) wait(p []byte) (n int, ended bool, err error) {
 	r.timer.Reset(r.idle)
-	n, err := r.body.Read(p)
+	n, err = r.body.Read(p)
 	r.timer.Stop()
-	return n, err
+	if err == io.EOF {
+		return n, true, nil
+	}
+	return n, false, err
 }
 
-// end is reached when all wanted bytes came. Where the body must end too, it
-// is asked for its end, which also frees the connection for other requests.
-func (r *reader) end() {
+// finish is reached when all wanted bytes came. Where the body must end too,
+// it is asked for its end, which also frees the connection for other requests.
+func (r *reader) finish() error {
 	if !r.cut.mustEnd {
-		r.err = io.EOF
-		return
-	}
-	var more [1]byte
-	n, err := r.wait(more[:])
-	switch {
-	case n > 0:
-		r.err = r.fault(dragonfly.SourceFailed, nil, fmt.Sprintf("goes on after the announced end of its content, %d bytes from where it was read", r.got))
-	case err != nil:
-		r.err = r.judge(err)
-	}
-}
-
-// judge turns the error that ended the body into the one to report.
-func (r *reader) judge(err error) error {
-	switch cause := context.Cause(r.ctx); {
-	case err == io.EOF, cause == nil:
-	case cause == errIdle:
-		return r.fault(dragonfly.SourceFailed, errIdle, fmt.Sprintf("sent nothing for %s: try again later", r.idle))
-	default:
-		return canceled(r.ctx, r.url)
-	}
-	switch {
-	case err == io.EOF && r.cut.skip > 0:
-		return r.fault(dragonfly.SourceChanged, nil, "has no byte at the offset that is asked for")
-	case err == io.EOF && r.cut.left > 0 && !r.cut.mayEnd, errors.Is(err, io.ErrUnexpectedEOF):
-		return r.fault(dragonfly.SourceFailed, io.ErrUnexpectedEOF, fmt.Sprintf("broke off after %d bytes: try again", r.got))
-	case err == io.EOF:
 		return io.EOF
 	}
-	return r.fault(dragonfly.SourceFailed, err, fmt.Sprintf("failed after %d bytes", r.got))
+	var more [1]byte
+	n, _, err := r.wait(more[:])
+	switch {
+	case n > 0:
+		return r.fault(dragonfly.SourceFailed, nil, fmt.Sprintf("goes on after the announced end of its content, %d bytes from where it was read", r.got))
+	case err != nil:
+		return r.broken(err)
+	}
+	return io.EOF
+}
+
+// ended says whether the body ended where it may.
+func (r *reader) ended() error {
+	switch {
+	case r.cut.skip > 0:
+		return r.fault(dragonfly.SourceChanged, nil, "has no byte at the offset that is asked for")
+	case r.cut.left > 0 && !r.cut.mayEnd:
+		return r.broken(io.ErrUnexpectedEOF)
+	}
+	return io.EOF
+}
+
+// broken is the error to report for one that the body broke with.
+func (r *reader) broken(err error) error {
+	if errors.Is(context.Cause(r.ctx), errIdle) {
+		return r.fault(dragonfly.SourceFailed, errIdle, fmt.Sprintf("sent nothing for %s: try again later", r.idle))
+	}
+	if e := canceled(r.ctx, r.url); e != nil {
+		return e
+	}
+	return r.fault(dragonfly.SourceFailed, err, fmt.Sprintf("broke off after %d bytes: try again", r.got))
 }
 
 func (r *reader) fault(kind dragonfly.Kind, cause error, text string) error {

@@ -70,26 +70,32 @@ func statusError(a *answer) error {
 	}
 	wait, told := parseRetryAfter(a.resp.Header.Get("Retry-After"), time.Now())
 	kind, text := dragonfly.SourceFailed, "fails: try again later"
-	switch {
-	case status == 401:
+	switch status {
+	case http.StatusUnauthorized:
 		kind, text = dragonfly.Unauthorized, "wants credentials, or other ones: give them with --header"
-	case status == 407:
+	case http.StatusProxyAuthRequired:
 		kind, text = dragonfly.Unauthorized, "is behind a proxy that wants credentials"
-	case status == 402, status == 403, status == 451:
+	case http.StatusPaymentRequired, http.StatusForbidden, http.StatusUnavailableForLegalReasons:
 		kind, text = dragonfly.Forbidden, "refuses access: check credentials, and whether a signed URL is still valid"
-	case status == 404, status == 410:
+	case http.StatusNotFound, http.StatusGone:
 		kind, text = dragonfly.NotFound, "does not exist: check the URL"
-	case status == 429, status == 503 && told:
+	case http.StatusRequestTimeout, http.StatusMisdirectedRequest, http.StatusTooEarly:
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		if !told && status == http.StatusServiceUnavailable {
+			break
+		}
 		if !told {
 			wait = presetRetryAfter
 		}
 		cause.RetryAfter = min(max(wait, minRetryAfter), maxRetryAfter)
 		kind, text = dragonfly.Throttled, fmt.Sprintf("is asked too often: wait for %s", cause.RetryAfter)
-	case status == 408, status == 421, status == 425:
-	case status >= 400 && status < 500:
-		kind, text = dragonfly.Invalid, "does not take the request: check URL and headers"
-	case status < 400:
-		text = "answers without content"
+	default:
+		switch {
+		case status < 400:
+			text = "answers without content"
+		case status < 500:
+			kind, text = dragonfly.Invalid, "does not take the request: check URL and headers"
+		}
 	}
 	err := fault(kind, text)
 	err.Err = cause
@@ -114,7 +120,7 @@ func fault(kind dragonfly.Kind, text string) *dragonfly.Error {
 
 // describe completes an error made by fault with the subject and the status.
 func (a *answer) describe(err error) error {
-	e, ok := err.(*dragonfly.Error)
+	e, ok := errors.AsType[*dragonfly.Error](err)
 	if !ok {
 		return err
 	}
@@ -191,7 +197,8 @@ func (c *Client) trouble(err error) string {
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		return "does not speak TLS: use http:// in the URL"
 	}
-	if _, ok := errors.AsType[tls.AlertError](err); ok {
+	// A refusal comes as a TLS alert; HTTP/2 hides it from whoever comes late.
+	if opError != nil && opError.Op == "remote error" || strings.Contains(err.Error(), "client conn could not be established") {
 		return "refuses the TLS connection: it may want a client certificate"
 	}
 	dialing := opError != nil && opError.Op == "dial"

@@ -155,7 +155,11 @@ func (c *Client) dial() func(ctx context.Context, network, address string) (net.
 					return nil, err
 				}
 			}
-			return inner(ctx, network, address)
+			conn, err := inner(ctx, network, address)
+			if err != nil {
+				return nil, &net.OpError{Op: "dial", Net: network, Err: err}
+			}
+			return conn, nil
 		}
 	}
 	d := &net.Dialer{Timeout: limit}

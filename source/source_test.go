@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -67,13 +68,13 @@ func file(w http.ResponseWriter, r *http.Request) {
 func plain(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("ETag", tag)
 	w.Header().Set("Last-Modified", date)
-	w.Header().Set("Content-Length", fmt.Sprint(len(content)))
+	w.Header().Set("Content-Length", strconv.Itoa(len(content)))
 	_, _ = w.Write(content)
 }
 
 // bare serves content with nothing but its length.
 func bare(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Length", fmt.Sprint(len(content)))
+	w.Header().Set("Content-Length", strconv.Itoa(len(content)))
 	_, _ = w.Write(content)
 }
 

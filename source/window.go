@@ -340,35 +340,35 @@ func (w *wish) beyond(total int64) error {
 	return fault(dragonfly.NotFound, "does not have the range that is asked for"+size)
 }
 
-// check says whether the content of an answer is the one that cond names.
+// check says whether the content of an answer is the one that cond names. A
+// strong ETag decides; without one on both sides Last-Modified does; without
+// that a 206 is vouched for by If-Range or, failing that, by its length. A
+// zero Condition names nothing and is content with any 206.
 func (w *wish) check(i Info, status int) error {
 	c := w.cond
 	if c.Length > 0 && i.Length != unknown && c.Length != i.Length {
 		return fault(dragonfly.SourceChanged, fmt.Sprintf("has another content now: %d bytes instead of %d", i.Length, c.Length))
 	}
 	changed := fault(dragonfly.SourceChanged, "has another content now")
-	partial := status != http.StatusOK && status != http.StatusNonAuthoritativeInfo
-	was, is := strongETag(c.ETag), strongETag(i.ETag)
+	ranged := status == http.StatusPartialContent || status == http.StatusRequestedRangeNotSatisfiable
+	was, is := strongETag(c.ETag), anyETag(i.ETag)
+	dated := isDate(c.LastModified)
 	switch {
-	case was != "" && is != "":
-		if was != is {
-			return changed
-		}
+	case was != "" && is == was:
 		return nil
-	case isDate(c.LastModified) && isDate(i.LastModified):
-		if c.LastModified != i.LastModified {
-			return changed
-		}
-		if was != "" && !partial {
-			return changed // the state was told by a tag that is gone
-		}
-		return nil
-	case partial:
-		return nil // If-Range or the length vouches for it
-	case was != "" || isDate(c.LastModified):
+	case was != "" && strings.TrimPrefix(is, "W/") != was && is != "",
+		dated && isDate(i.LastModified) && c.LastModified != i.LastModified:
 		return changed
-	case w.from > 0:
-		return fault(dragonfly.SourceChanged, "ignores ranges and gives no validator: its content cannot be continued, only read anew")
+	case ranged && c.ifRange() != "":
+		return nil
+	case ranged && (c == Condition{To: c.To} || c.Length > 0 && i.Length == c.Length):
+		return nil
+	case ranged:
+		return fault(dragonfly.SourceChanged, "gives no strong validator: its content cannot be continued, only read anew")
+	case was != "", dated && !isDate(i.LastModified):
+		return changed // nothing shows that it is the same
+	case w.from > 0 && !dated:
+		return fault(dragonfly.SourceChanged, "ignores ranges and gives no strong validator: its content cannot be continued, only read anew")
 	}
 	return nil
 }
