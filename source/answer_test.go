@@ -518,3 +518,57 @@ func TestCloseEndsRead(t *testing.T) {
 	b.Close()
 	wantKind(t, <-done, dragonfly.Canceled, "closed")
 }
+
+// TestSuffixesThatLie: where a suffix starts is known by the answer only, so it
+// has to be right about the total.
+func TestSuffixesThatLie(t *testing.T) {
+	const window = "Range: bytes=-7"
+	named := Condition{ETag: tag, Length: 7}
+	for name, test := range map[string]struct {
+		server http.HandlerFunc
+		from   int64
+		cond   Condition
+		kind   dragonfly.Kind
+	}{
+		"honoured":                   {part(206, "ETag: "+tag, "Content-Range: bytes 95-99/100"), 2, named, ""},
+		"another total":              {part(206, "Content-Range: bytes 96-100/101"), 2, Condition{}, dragonfly.SourceFailed},
+		"shorter than the suffix":    {part(206, "ETag: "+tag, "Content-Range: bytes 0-4/5"), 2, named, dragonfly.SourceChanged},
+		"total left out":             {part(206, "ETag: "+tag, "Content-Range: bytes 95-99/*"), 2, named, dragonfly.SourceFailed},
+		"whole, but not so long":     {part(206, "Content-Range: bytes 0-4/5"), 6, Condition{}, dragonfly.NotFound},
+		"whole, but shorter by name": {part(206, "Content-Range: bytes 0-4/5"), 6, Condition{ETag: tag}, dragonfly.SourceChanged},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := serve(t, test.server)
+			data, info, err := read(t, newClient(t, Options{}), request(o.URL, window), test.from, test.cond)
+			if test.kind != "" {
+				wantKind(t, err, test.kind)
+				return
+			}
+			if err != nil || string(data) != "56789" || info.Length != 7 {
+				t.Errorf("%q, %+v, %v", data, info, err)
+			}
+		})
+	}
+}
+
+// TestClosedWindowWithoutTotal: the window's end is the content's.
+func TestClosedWindowWithoutTotal(t *testing.T) {
+	o := serve(t, part(206, "Content-Range: bytes 12-16/*"))
+	data, info, err := read(t, newClient(t, Options{}), request(o.URL, "Range: bytes=10-16"), 2, Condition{})
+	if err != nil || string(data) != "56789" || info.Length != 7 {
+		t.Errorf("%q, %+v, %v", data, info, err)
+	}
+	o = serve(t, part(206, "Content-Range: bytes 5-9/*"))
+	_, _, err = read(t, newClient(t, Options{}), request(o.URL), 5, Condition{ETag: tag, Length: 11})
+	wantKind(t, err, dragonfly.SourceFailed, "5 to 10", "5 to 9")
+	_, _, err = read(t, newClient(t, Options{}), request(o.URL, "Range: bytes=5-"), 0, Condition{To: 4})
+	wantKind(t, err, dragonfly.SourceFailed, "5 to 8")
+}
+
+// TestWindowBehindTheTotal: a 206 for an offset that lies in the
+// resource no more contradicts itself.
+func TestWindowBehindTheTotal(t *testing.T) {
+	o := serve(t, part(206, "Content-Range: bytes 0-4/5"))
+	_, _, err := read(t, newClient(t, Options{}), request(o.URL, "Range: bytes=10-16"), 0, Condition{})
+	wantKind(t, err, dragonfly.NotFound, "5 bytes")
+}

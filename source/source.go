@@ -172,7 +172,7 @@ type Body struct {
 //
 // Errors are ErrNotModified or *dragonfly.Error: Invalid, NotFound,
 // Unauthorized, Forbidden, Throttled (RetryAfter says how long), SourceChanged,
-// SourceFailed, Canceled. If the source gave a status other than 200 or 206, a
+// SourceFailed (ctx's deadline included), Canceled. If the source gave a status other than 200 or 206, a
 // *StatusError is in the chain.
 func (c *Client) Open(ctx context.Context, r dragonfly.Request, from int64, cond Condition) (*Body, error) {
 	u, err := parseURL(r.URL)

@@ -142,6 +142,25 @@ func TestThrottledEnds(t *testing.T) {
 	})
 }
 
+// TestRedirectBodyThatHangs: what comes with a redirect is not waited for.
+func TestRedirectBodyThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		answers := make(chan string, 2)
+		answers <- "HTTP/1.1 302 x\r\nLocation: /there\r\nContent-Length: 10\r\n\r\nabc"
+		answers <- "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc"
+		c := New(Options{Dial: piped(func(conn net.Conn) {
+			_, _ = io.WriteString(conn, <-answers)
+			hang(conn)
+		})})
+		defer c.Close()
+		start := time.Now()
+		data, info, err := read(t, c, request("http://h.test/"), 0, Condition{})
+		if err != nil || string(data) != "abc" || info.URL != "http://h.test/there" || time.Since(start) > time.Second {
+			t.Errorf("%q, %v, %v, %s", data, info, err, time.Since(start))
+		}
+	})
+}
+
 // endless is a body that fills every buffer.
 type endless struct{}
 

@@ -77,7 +77,7 @@ func (a *authority) pem() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
 }
 
-// secure serves with TLS; the handler is told by the server's log nothing.
+// secure serves with TLS and keeps the failed handshakes to itself.
 func secure(t *testing.T, config *tls.Config, h http.HandlerFunc) *httptest.Server {
 	s := httptest.NewUnstartedServer(h)
 	s.TLS = config
@@ -210,5 +210,57 @@ func TestTransportsAreBounded(t *testing.T) {
 	}
 	if n := len(c.transports.list); n != maxTransports {
 		t.Errorf("%d transports", n)
+	}
+}
+
+func TestBodyBreaksOffOverHTTP2(t *testing.T) {
+	a := newAuthority(t)
+	config := func() *tls.Config {
+		return &tls.Config{Certificates: []tls.Certificate{a.certify(time.Now().Add(time.Hour))}}
+	}
+	for _, header := range []string{"100", ""} {
+		s := secure(t, config(), func(w http.ResponseWriter, r *http.Request) {
+			if header != "" {
+				w.Header().Set("Content-Length", header)
+			}
+			_, _ = w.Write(content[:50])
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		})
+		_, _, err := read(t, newClient(t, Options{}), dragonfly.Request{URL: s.URL, RootCAs: a.pem()}, 0, Condition{})
+		wantKind(t, err, dragonfly.SourceFailed, "broke off")
+	}
+}
+
+// TestTunnel reads an HTTPS source through a proxy that connects.
+func TestTunnel(t *testing.T) {
+	a := newAuthority(t)
+	s := secure(t, &tls.Config{Certificates: []tls.Certificate{a.certify(time.Now().Add(time.Hour))}}, file)
+	var target string
+	p := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		target = r.Host
+		up, err := net.Dial("tcp", s.Listener.Addr().String())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer up.Close()
+		down, buffered, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer down.Close()
+		_, _ = io.WriteString(down, "HTTP/1.1 200 OK\r\n\r\n")
+		go func() { _, _ = io.Copy(up, buffered) }()
+		_, _ = io.Copy(down, up)
+	})
+	c := newClient(t, Options{Guard: true, Proxy: through(p.URL)})
+	data, _, err := read(t, c, dragonfly.Request{URL: s.URL, RootCAs: a.pem(), Header: dragonfly.Header{"Authorization": {"secret"}}}, 0, Condition{})
+	if err != nil || !bytes.Equal(data, content) {
+		t.Errorf("%d bytes, %v", len(data), err)
+	}
+	if asked := p.asked()[0]; given(asked) != nil || target != s.Listener.Addr().String() {
+		t.Errorf("%s, %v", target, asked.Header)
 	}
 }
