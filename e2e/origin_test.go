@@ -86,6 +86,15 @@ func (o *origin) holdAt(at int64) *gate {
 	return g
 }
 
+// change gives the origin another content under another validator, and breaks
+// off every answer that is under way.
+func (o *origin) change(etag string, content []byte) {
+	o.mu.Lock()
+	o.etag, o.content = etag, content
+	o.mu.Unlock()
+	o.CloseClientConnections()
+}
+
 func (o *origin) bytesSent() int64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -106,7 +115,7 @@ func (o *origin) serve(w http.ResponseWriter, r *http.Request) {
 	o.mu.Lock()
 	o.requests = append(o.requests, r)
 	number := len(o.requests)
-	content := o.content
+	content, etag := o.content, o.etag
 	o.mu.Unlock()
 
 	switch {
@@ -129,14 +138,14 @@ func (o *origin) serve(w http.ResponseWriter, r *http.Request) {
 		content = pattern(uint64(number)+1000, len(content))
 	}
 	from, to, status := int64(0), int64(len(content)), http.StatusOK
-	if o.etag != "" {
-		w.Header().Set("ETag", o.etag)
-		if r.Header.Get("If-None-Match") == o.etag {
+	if etag != "" {
+		w.Header().Set("ETag", etag)
+		if r.Header.Get("If-None-Match") == etag {
 			w.WriteHeader(http.StatusNotModified)
 			return
 		}
 	}
-	if text, ok := strings.CutPrefix(r.Header.Get("Range"), "bytes="); ok && !o.noRanges && (r.Header.Get("If-Range") == "" || r.Header.Get("If-Range") == o.etag) {
+	if text, ok := strings.CutPrefix(r.Header.Get("Range"), "bytes="); ok && !o.noRanges && (r.Header.Get("If-Range") == "" || r.Header.Get("If-Range") == etag) {
 		a, b, _ := strings.Cut(text, "-")
 		from, _ = strconv.ParseInt(a, 10, 64)
 		if b != "" {
