@@ -158,7 +158,7 @@ func TestSupernodeRestart(t *testing.T) {
 		w.until(fmt.Sprintf("half of the file at peer %d", i), func() bool { return pieces(h) >= 6 })
 	}
 	node.Kill()
-	node = w.supernode(options)
+	w.supernode(options)
 	half.release()
 	for i, j := range jobs {
 		r := w.result(j)
