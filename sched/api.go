@@ -61,13 +61,13 @@ const (
 	PeerLeft                          // Peer: closed its session
 	PollOpened                        // Peer has an open sync; Free is what it would take
 	PollClosed                        // Peer's sync was answered or broke
-	TaskOpened                        // Task, Layout (unknown length allowed)
+	TaskOpened                        // Task, Layout (unknown length allowed); its source is open
 	TaskEnded                         // Task: forget it
 	LengthKnown                       // Task, Layout
 	SourceClosed                      // Task: the source gives nothing until SourceOpened
 	SourceOpened                      // Task
 	Wanted                            // Peer wants Task; Held is what it has; Slots (0 = Config.Down); Serves
-	Holding                           // Peer only serves Task; Held
+	Holding                           // Peer only serves Task; Held. Of the seed: it reads the source for others from now on
 	Stopped                           // Peer wants Task no more, serves on
 	Dropped                           // Peer neither wants nor holds Task
 	Position                          // Peer reads Task at Piece next
@@ -114,6 +114,7 @@ const (
 	Isolated                          // Peer gets from the seed only and serves nobody; Why
 	Released                          // Peer is back in the books
 	Exhausted                         // Task: a peer waits, no copy, no source: the caller decides
+	Forgotten                         // Peer did not listen for Gone + Kept: it left, its handle is dead
 )
 
 // Action is one thing for the caller to do.
@@ -143,4 +144,5 @@ const (
 	WaitClosed     Reason = "source-closed"     // the source is over its budget or failed
 	WaitFree       Reason = "receive-queue"     // its receive queue is full
 	WaitUnverified Reason = "awaiting-manifest" // all bytes are here, digests are not
+	WaitPause      Reason = "pause"             // it could not write, or gave up by itself, a moment ago
 )

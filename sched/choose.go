@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sched
+
+import (
+	"math/bits"
+
+	"dragonfly"
+)
+
+const (
+	// fewOffers is up to how many peers with a free slot are all looked at. Of
+	// more, those of the child's rack and a sample of each piece's providers
+	// are, all of them only when that found nobody.
+	fewOffers = 48
+	// sampled providers of a piece: scanned at most, and free ones compared.
+	scanned  = 64
+	compared = 8
+	// attempts at single pieces before all offers are looked at.
+	attempts = 6
+	// deep is the number of hops from a holder beyond which a receiver is
+	// taken only when nobody nearer to one is free.
+	deep = 16
+)
+
+// willing says whether m would take another assignment now.
+func (k *Machine) willing(m *member) bool {
+	l := &m.p.listen
+	return (m.wants || m.p.seed) && !m.gone && !l.silent && !l.gone && l.free > 0 &&
+		m.working < m.slots && k.now >= l.pause
+}
+
+// schedule gives m whatever it can get now. What it still could take when
+// there is nothing for it makes it wait for somebody to offer it.
+func (k *Machine) schedule(m *member) {
+	if m.gone {
+		return
+	}
+	if m.p.seed {
+		k.feed(m.t)
+		return
+	}
+	given := false
+	for m.needs > 0 && k.willing(m) {
+		n, parent := k.pick(m)
+		if parent == nil {
+			if given {
+				k.unwait(m) // others go first next time
+			}
+			k.wait(m)
+			k.pullFor(m)
+			return
+		}
+		k.assign(m, n, parent)
+		given = true
+	}
+	k.unwait(m)
+}
+
+// pick chooses the next piece for m and whom it comes from, nil if nobody can
+// give any: first what is begun, so that those who follow m on it go on, then
+// the piece that a reader waits for, then «the pieces with the smallest number
+// in the entire P2P network», of those «the piece closest to the piece
+// currently being downloaded» (FAQ: peer scheduling).
+func (k *Machine) pick(m *member) (dragonfly.PieceNum, *member) {
+	for _, ar := range m.arrivals {
+		if m.need.has(ar.piece) {
+			if parent := k.parentFor(m, ar.piece); parent != nil {
+				return ar.piece, parent
+			}
+		}
+	}
+	if m.position >= 0 && m.need.has(m.position) {
+		if parent := k.parentFor(m, m.position); parent != nil {
+			return m.position, parent
+		}
+	}
+	if len(m.t.offers) > fewOffers && !m.p.under(isolated) {
+		k.wanted = append(k.wanted[:0], m.need...)
+		missed := false // a sample may have missed the ones who give
+		for range attempts {
+			n := k.rarest(m, k.wanted, false)
+			if n < 0 {
+				break
+			}
+			if parent := k.parentFor(m, n); parent != nil {
+				return n, parent
+			}
+			k.wanted.put(n, false)
+			missed = true
+		}
+		if !missed {
+			return 0, nil
+		}
+	}
+	k.exhaustive = true
+	defer func() { k.exhaustive = false }()
+	for k.onlyOffered(m); ; {
+		n := k.rarest(m, k.wanted, true)
+		if n < 0 {
+			return 0, nil
+		}
+		if parent := k.parentFor(m, n); parent != nil {
+			return n, parent
+		}
+		k.wanted.put(n, false)
+	}
+}
+
+// onlyOffered fills k.wanted with what m needs and somebody with a free slot
+// could give.
+func (k *Machine) onlyOffered(m *member) {
+	t := m.t
+	k.wanted = append(k.wanted[:0], m.need...)
+	k.offered = k.offered[:0]
+	if !m.p.under(isolated) {
+		for _, o := range t.offers {
+			if o != m {
+				k.offered.join(o.give)
+			}
+		}
+	}
+	if k.seedGives(m) {
+		k.offered.join(t.seed.give)
+	}
+	for i := range k.wanted {
+		if i < len(k.offered) {
+			k.wanted[i] &= k.offered[i]
+		} else {
+			k.wanted[i] = 0
+		}
+	}
+}
+
+// seedGives says whether the seed has a slot for m.
+func (k *Machine) seedGives(m *member) bool {
+	s := m.t.seed
+	return s != nil && s != m && s.listed && !s.p.full() && !k.banned(m.p, s.p, false)
+}
+
+// rarest is the piece of from with the fewest providers, of equals the one
+// nearest to where m is, -1 if there is none. all: pieces without a listed
+// provider count although the seed may be busy.
+func (k *Machine) rarest(m *member, from set, all bool) dragonfly.PieceNum {
+	t := m.t
+	at := m.position
+	if at < 0 {
+		at = m.last
+	}
+	seed := k.seedGives(m)
+	best, fewest, nearest := dragonfly.PieceNum(-1), 0, 0
+	for i, w := range from {
+		for ; w != 0; w &= w - 1 {
+			n := dragonfly.PieceNum(i<<6 + bits.TrailingZeros64(w))
+			count := len(t.providers[n])
+			if best >= 0 && count > fewest {
+				continue
+			}
+			if count == 0 && !all && !(seed && t.seed.give.has(n)) {
+				continue
+			}
+			distance := int(n - at)
+			if distance < 0 {
+				distance = t.pieces - distance
+			}
+			if best < 0 || count < fewest || distance < nearest {
+				best, fewest, nearest = n, count, distance
+			}
+		}
+	}
+	return best
+}
+
+// parentFor chooses who gives m piece n: same host, rack, zone, any, among
+// equals the least loaded for its capacity (FAQ: peer load balancing), the
+// seed only when no peer can. A receiver counts like a holder, unless it is
+// far behind one.
+func (k *Machine) parentFor(m *member, n dragonfly.PieceNum) *member {
+	t := m.t
+	var best *member
+	bestCost := ^uint64(0)
+	seen := 0
+	consider := func(o *member) {
+		if o == m || o.offer < 0 || !o.give.has(n) || k.banned(m.p, o.p, k.onlyCopy(t, n)) {
+			return
+		}
+		seen++
+		if cost := k.cost(m, o, n); cost < bestCost && !k.follows(o, m, n) {
+			best, bestCost = o, cost
+		}
+	}
+	if !m.p.under(isolated) {
+		if providers := t.providers[n]; len(t.offers) <= min(fewOffers, len(providers)) {
+			for i := range t.offers {
+				consider(t.offers[i])
+			}
+		} else if len(providers) > 0 {
+			k.sample(t.racks[m.p.near()], &seen, consider)
+			if seen == 0 || len(providers) <= scanned {
+				k.sample(providers, &seen, consider)
+			}
+			if best == nil && len(providers) > scanned && k.exhaustive {
+				for _, o := range providers {
+					consider(o)
+				}
+			}
+		}
+	}
+	if best == nil && k.seedGives(m) && t.seed.give.has(n) && !k.follows(t.seed, m, n) {
+		return t.seed
+	}
+	return best
+}
+
+// sample considers all of a short list, of a long one some from a random place
+// on.
+func (k *Machine) sample(list []*member, seen *int, consider func(*member)) {
+	if len(list) <= scanned {
+		for _, o := range list {
+			consider(o)
+		}
+		return
+	}
+	at := k.random.IntN(len(list))
+	for range scanned {
+		consider(list[at])
+		if *seen >= compared {
+			return
+		}
+		if at++; at == len(list) {
+			at = 0
+		}
+	}
+}
+
+// cost orders parents: smaller is better.
+func (k *Machine) cost(m, o *member, n dragonfly.PieceNum) uint64 {
+	depth := 0
+	if !o.have.has(n) {
+		if ar := o.arrival(n); ar != nil {
+			depth = ar.depth + 1
+		}
+	}
+	var far uint64
+	switch {
+	case o.p.host == m.p.host:
+	case o.p.rack != 0 && o.p.rack == m.p.rack:
+		far = 1
+	case o.p.zone != 0 && o.p.zone == m.p.zone:
+		far = 2
+	default:
+		far = 3
+	}
+	var doubtful uint64
+	if depth > deep {
+		doubtful++
+	}
+	if o.p.listen.silent {
+		doubtful += 2
+	}
+	load := uint64(len(o.p.children)) * 4096 / uint64(o.p.up)
+	return doubtful<<40 | far<<36 | load<<16 | uint64(min(depth, 0xffff))
+}
+
+// onlyCopy says that nobody but one peer has or gets n.
+func (k *Machine) onlyCopy(t *task, n dragonfly.PieceNum) bool {
+	return len(t.providers[n]) == 1 && (t.seed == nil || !t.seed.give.has(n))
+}
+
+// follows says whether what o has of n comes, over however many hops, from m:
+// such a parent would close a cycle.
+func (k *Machine) follows(o, m *member, n dragonfly.PieceNum) bool {
+	if o == m {
+		return true
+	}
+	if len(m.p.children) == 0 || o.have.has(n) {
+		return false
+	}
+	ar := o.arrival(n)
+	if ar == nil {
+		return false
+	}
+	for _, a := range ar.work {
+		if a.parent != nil && k.follows(a.parent, m, n) {
+			return true
+		}
+	}
+	return false
+}
+
+// match finds children for a member that has a free slot or something new.
+func (k *Machine) match(m *member) {
+	t := m.t
+	last := t.waiters.tail
+	for w := t.waiters.head; w != nil && !m.gone && m.listed && !m.p.full() && m.give.meets(t.hungry); {
+		next := w.then
+		if w == last {
+			next = nil
+		}
+		if w != m && m.give.meets(w.need) && (m.p.seed || !w.p.under(isolated)) {
+			k.schedule(w)
+		}
+		w = next
+	}
+}

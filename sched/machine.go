@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sched
+
+import (
+	"cmp"
+	"math/rand/v2"
+	"time"
+
+	"dragonfly"
+)
+
+// Machine is the scheduler. It is not safe for concurrent use.
+type Machine struct {
+	cfg    Config
+	random *rand.Rand
+	now    Instant
+	names  map[string]int32
+
+	peers    map[Peer]*peer
+	order    []*peer // as they joined
+	departed int     // of order
+	tasks    map[Task]*task
+
+	live    map[dragonfly.AssignmentID]*assignment
+	lastID  dragonfly.AssignmentID
+	timers  timers
+	acks    []ackDue
+	ackHead int
+
+	agenda
+	scratch
+	counts Counts
+}
+
+// agenda is what a step still has to look at. It is empty between steps.
+type agenda struct {
+	out       []Action
+	retries   []*member // may be able to take something
+	breaks    []pieceOf // do not get on with a piece that others get from them
+	feeds     []*task   // whose seed may have to read something
+	offerings []*member // have a free slot or something new
+}
+
+// scratch is memory that is used again.
+type scratch struct {
+	wanted, offered set
+	exhaustive      bool // parentFor looks at all providers
+	spareWork       []*assignment
+	spareArrivals   []*arrival
+}
+
+// New makes a machine without peers and tasks.
+func New(cfg Config) *Machine {
+	cfg.Down = cmp.Or(cfg.Down, 4)
+	cfg.Up = cmp.Or(cfg.Up, 5)
+	cfg.SeedUp = cmp.Or(cfg.SeedUp, 4)
+	cfg.SourceDown = cmp.Or(cfg.SourceDown, 4)
+	cfg.Elimination = cmp.Or(cfg.Elimination, 5)
+	cfg.Failures = cmp.Or(cfg.Failures, 5)
+	cfg.Ack = cmp.Or(cfg.Ack, 2*time.Second)
+	cfg.Silent = cmp.Or(cfg.Silent, 3*time.Second)
+	cfg.Gone = cmp.Or(cfg.Gone, 10*time.Second)
+	cfg.Kept = cmp.Or(cfg.Kept, 3*time.Minute)
+	cfg.Probation = cmp.Or(cfg.Probation, time.Minute)
+	return &Machine{
+		cfg: cfg, random: rand.New(rand.NewPCG(cfg.Seed, 0)), names: map[string]int32{},
+		peers: map[Peer]*peer{}, tasks: map[Task]*task{}, live: map[dragonfly.AssignmentID]*assignment{},
+	}
+}
+
+// Step takes the time, which never runs back, and one event, and appends to
+// out what is to be done. An event about a peer, task or assignment that the
+// machine does not know changes nothing.
+func (k *Machine) Step(now Instant, ev Event, out []Action) []Action {
+	k.now = max(k.now, now)
+	k.out = out
+	k.counts.Steps++
+	k.elapse()
+	k.apply(&ev)
+	k.settle()
+	out, k.out = k.out, nil
+	return out
+}
+
+func (k *Machine) apply(ev *Event) {
+	switch ev.Kind {
+	case PeerJoined:
+		k.joined(ev)
+		return
+	case TaskOpened:
+		k.taskOpened(ev)
+		return
+	case Tick:
+		return
+	}
+	p, t := k.peers[ev.Peer], k.tasks[ev.Task]
+	switch ev.Kind {
+	case PeerLeft, PollOpened, PollClosed, Acked:
+		if p != nil {
+			k.ofPeer(p, ev)
+		}
+		return
+	}
+	if t == nil {
+		return
+	}
+	switch ev.Kind {
+	case TaskEnded:
+		k.taskEnded(t)
+	case LengthKnown:
+		k.lengthKnown(t, ev.Layout)
+	case SourceClosed:
+		t.source.closed = true
+		k.feed(t)
+	case SourceOpened:
+		t.source = origin{cursor: t.source.cursor}
+		t.exhausted = false
+		k.feed(t)
+	case Wanted, Holding:
+		if p != nil {
+			k.registered(p, t, ev)
+		}
+	default:
+		if m := t.of[ev.Peer]; m != nil {
+			k.ofMember(m, ev)
+		}
+	}
+}
+
+func (k *Machine) ofPeer(p *peer, ev *Event) {
+	switch ev.Kind {
+	case PeerLeft:
+		k.leave(p)
+	case PollOpened:
+		k.hears(p, ev.Free)
+	case PollClosed:
+		k.hearsNoMore(p)
+	case Acked:
+		if a := k.live[ev.Assignment]; a != nil && a.child.p == p {
+			k.heard(a)
+		}
+	}
+}
+
+func (k *Machine) ofMember(m *member, ev *Event) {
+	n := ev.Piece
+	switch ev.Kind {
+	case Stopped:
+		k.stopped(m)
+		return
+	case Dropped:
+		k.dropMember(m, true)
+		return
+	}
+	if !m.t.valid(n) {
+		return
+	}
+	switch ev.Kind {
+	case Position:
+		m.position = n
+		k.retry(m)
+	case Verified:
+		k.verified(m, ev)
+	case Received:
+		k.received(m, ev)
+	case Failed:
+		k.failed(m, ev)
+	case Lost:
+		k.lostPiece(m, n)
+	case Intact:
+		k.intact(m, n)
+	}
+}
+
+// settled books the successful end of an assignment, if it is one.
+func (k *Machine) settled(m *member, ev *Event) bool {
+	a := k.live[ev.Assignment]
+	if a == nil || a.child != m || a.piece != ev.Piece {
+		return false
+	}
+	if ar := m.arrival(ev.Piece); ar != nil {
+		ar.here(a.span)
+		ar.received = true
+	}
+	if a.parent != nil {
+		k.fetched(m.p, a.parent.p)
+	} else {
+		m.t.source.stumble = 0
+	}
+	k.heard(a)
+	k.end(a, false)
+	m.last = ev.Piece
+	return true
+}
+
+func (k *Machine) verified(m *member, ev *Event) {
+	n := ev.Piece
+	k.settled(m, ev)
+	m.have.put(n, true)
+	k.dropArrival(m, n)
+	k.refresh(m, n)
+	k.ask(m, n)
+	k.retry(m)
+}
+
+func (k *Machine) received(m *member, ev *Event) {
+	if k.settled(m, ev) {
+		k.refresh(m, ev.Piece)
+		k.retry(m)
+	}
+}
+
+// lostPiece books that m holds n no more. Whoever accused m over it got bytes
+// that m threw away itself.
+func (k *Machine) lostPiece(m *member, n dragonfly.PieceNum) {
+	if !m.have.has(n) {
+		return
+	}
+	m.have.put(n, false)
+	k.discard(m, n)
+	k.refresh(m, n)
+	k.retry(m)
+}
+
+func (k *Machine) retry(m *member) {
+	if !m.retrying && !m.gone {
+		m.retrying = true
+		k.retries = append(k.retries, m)
+	}
+}
+
+func (k *Machine) retryAll(p *peer) {
+	for _, m := range p.members {
+		if m.p.seed {
+			k.feed(m.t)
+		} else if m.wants && m.needs > 0 {
+			k.retry(m)
+		}
+	}
+}
+
+func (k *Machine) offering(m *member) {
+	if !m.offered && !m.gone && m.listed && m.t.waiters.n > 0 && !m.p.full() {
+		m.offered = true
+		k.offerings = append(k.offerings, m)
+	}
+}
+
+// settle works the agenda off: first those who lost a parent look for another
+// one, then those who found none let their own children go, then the seed is
+// sent to the source, and last whoever has something to give finds takers.
+func (k *Machine) settle() {
+	var retries, breaks, feeds, offerings int
+	for {
+		switch {
+		case retries < len(k.retries):
+			m := k.retries[retries]
+			retries++
+			m.retrying = false
+			k.schedule(m)
+		case breaks < len(k.breaks):
+			b := k.breaks[breaks]
+			breaks++
+			if !b.m.give.has(b.n) {
+				k.orphan(b.m, b.n)
+			}
+		case feeds < len(k.feeds):
+			t := k.feeds[feeds]
+			feeds++
+			t.feeding = false
+			k.feedSeed(t)
+		case offerings < len(k.offerings):
+			m := k.offerings[offerings]
+			offerings++
+			m.offered = false
+			k.match(m)
+		default:
+			k.retries, k.breaks = k.retries[:0], k.breaks[:0]
+			k.feeds, k.offerings = k.feeds[:0], k.offerings[:0]
+			return
+		}
+	}
+}

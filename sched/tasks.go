@@ -1,0 +1,437 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sched
+
+import (
+	"cmp"
+	"slices"
+
+	"dragonfly"
+)
+
+// task is the book of one version of a content.
+type task struct {
+	id     Task
+	layout dragonfly.Layout
+	pieces int // of an unknown length: those that were asked of the source or are held
+
+	seed    *member
+	members []*member
+	of      map[Peer]*member
+	wanters int
+
+	providers [][]*member         // by piece: listed holders and receivers, the seed not counted
+	offers    []*member           // listed members with a free slot, the seed not counted
+	racks     map[int32][]*member // by peer.near
+	lack      []int32             // by piece: members that want and do not hold it
+	lacked    set                 // pieces with lack > 0
+	pull      set                 // pieces that the seed is to get although peers have them
+
+	waiters queue
+	starved []int32 // by piece: waiters that need it
+	hungry  set     // pieces with starved > 0
+
+	source    origin
+	exhausted bool // said so already
+	feeding   bool // in Machine.feeds
+	ended     bool
+}
+
+// origin is the source of a task as a parent.
+type origin struct {
+	closed  bool
+	pause   Instant // not asked before
+	stumble int     // failures in a row
+	cursor  dragonfly.PieceNum
+}
+
+// member is one peer in one task.
+type member struct {
+	p *peer
+	t *task
+
+	wants  bool
+	serves bool
+	listed bool // its pieces are in the books
+	slots  int
+
+	have  set   // verified
+	need  set   // wanted, and nothing on the way; of the seed: not there and not on the way
+	needs int   // size of need
+	lack  set   // wanted and not held
+	give  set   // listed, and held or on the way: what others may get from it
+	place []int // by piece of give: index in task.providers
+	offer int   // index in task.offers, -1: not there
+	index int   // in task.members
+
+	arrivals []*arrival
+	working  int // assignments in work
+	sourcing int // of those, from the source
+	discards []discard
+	accused  []accusation
+
+	position   dragonfly.PieceNum // of the reader, -1: unknown
+	last       dragonfly.PieceNum // came last
+	waiting    bool
+	prev, then *member // in task.waiters
+	retrying   bool    // in Machine.retries
+	offered    bool    // in Machine.offerings
+	gone       bool
+}
+
+// queue is a list of waiting members, the longest waiting first.
+type queue struct {
+	head, tail *member
+	n          int
+}
+
+func (q *queue) push(m *member) {
+	m.prev, m.then = q.tail, nil
+	if q.tail != nil {
+		q.tail.then = m
+	} else {
+		q.head = m
+	}
+	q.tail = m
+	q.n++
+}
+
+func (q *queue) remove(m *member) {
+	if m.prev != nil {
+		m.prev.then = m.then
+	} else {
+		q.head = m.then
+	}
+	if m.then != nil {
+		m.then.prev = m.prev
+	} else {
+		q.tail = m.prev
+	}
+	m.prev, m.then = nil, nil
+	q.n--
+}
+
+func (k *Machine) taskOpened(ev *Event) {
+	if k.tasks[ev.Task] != nil {
+		return
+	}
+	t := &task{id: ev.Task, layout: ev.Layout, of: map[Peer]*member{}, racks: map[int32][]*member{}}
+	k.tasks[t.id] = t
+	k.grow(t, t.layout.Pieces())
+}
+
+// grow makes room for n pieces.
+func (k *Machine) grow(t *task, n int) {
+	old := t.pieces
+	if n <= old {
+		return
+	}
+	t.pieces = n
+	t.providers = append(t.providers, make([][]*member, n-old)...)
+	t.lack = append(t.lack, make([]int32, n-old)...)
+	t.starved = append(t.starved, make([]int32, n-old)...)
+	for _, m := range t.members {
+		k.refreshRange(m, old, n)
+		if m.wants {
+			k.retry(m)
+		}
+	}
+}
+
+// lengthKnown ends the growth: what lies behind the end goes.
+func (k *Machine) lengthKnown(t *task, layout dragonfly.Layout) {
+	if t.layout.Known() || !layout.Known() {
+		return
+	}
+	n := layout.Pieces()
+	k.grow(t, n)
+	t.layout.Length = layout.Length
+	for _, m := range t.members {
+		for i := dragonfly.PieceNum(n); int(i) < t.pieces; i++ {
+			k.cancelPiece(m, i)
+			m.have.put(i, false)
+			k.refresh(m, i)
+		}
+		for _, ar := range m.arrivals {
+			k.shorten(m, ar)
+		}
+		if m.wants {
+			k.retry(m)
+		}
+	}
+	t.pieces = n
+	t.providers, t.lack, t.starved = t.providers[:n], t.lack[:n], t.starved[:n]
+	k.feed(t)
+}
+
+func (k *Machine) taskEnded(t *task) {
+	t.ended = true
+	for len(t.members) > 0 {
+		k.dropMember(t.members[len(t.members)-1], true)
+	}
+	delete(k.tasks, t.id)
+}
+
+// valid says whether n can be a piece of t.
+func (t *task) valid(n dragonfly.PieceNum) bool { return n >= 0 && int(n) < t.pieces }
+
+// enter makes p a member of t, or finds it there.
+func (k *Machine) enter(p *peer, t *task) *member {
+	if m := t.of[p.id]; m != nil {
+		return m
+	}
+	m := &member{p: p, t: t, offer: -1, index: len(t.members), position: -1, slots: k.cfg.Down}
+	t.of[p.id] = m
+	t.members = append(t.members, m)
+	p.members = append(p.members, m)
+	if !p.seed {
+		t.racks[p.near()] = append(t.racks[p.near()], m)
+	}
+	if p.seed && t.seed == nil {
+		t.seed = m
+	}
+	return m
+}
+
+// registered books Wanted and Holding.
+func (k *Machine) registered(p *peer, t *task, ev *Event) {
+	m := k.enter(p, t)
+	if ev.Kind == Wanted {
+		m.serves = m.serves || ev.Serves
+		if ev.Slots > 0 {
+			m.slots = ev.Slots
+		} else {
+			m.slots = k.cfg.Down
+		}
+	} else {
+		m.serves = true
+		k.cancelAll(m)
+	}
+	wants := ev.Kind == Wanted && !p.seed
+	if wants != m.wants {
+		if m.wants = wants; wants {
+			t.wanters++
+		} else {
+			t.wanters--
+		}
+	}
+	for n := range ev.Held.All() {
+		if t.layout.Known() && int(n) >= t.pieces {
+			break
+		}
+		k.grow(t, int(n)+1)
+		if !m.have.has(n) {
+			k.dropArrival(m, n)
+			m.have.put(n, true)
+		}
+	}
+	m.listed = (m.serves || p.seed) && p.trusted()
+	k.refreshRange(m, 0, t.pieces)
+	t.offer(m, m.listed && !p.full())
+	k.offering(m)
+	k.retry(m)
+	k.feed(t)
+}
+
+// stopped ends what m wants; it serves on.
+func (k *Machine) stopped(m *member) {
+	if !m.wants {
+		return
+	}
+	m.wants = false
+	m.t.wanters--
+	k.unwait(m)
+	k.cancelAll(m)
+	k.refreshRange(m, 0, m.t.pieces)
+}
+
+// dropMember takes m out of its task. told: its own assignments are to be
+// cancelled, it is still there to hear it.
+func (k *Machine) dropMember(m *member, told bool) {
+	t := m.t
+	k.unwait(m)
+	for len(m.arrivals) > 0 {
+		ar := m.arrivals[len(m.arrivals)-1]
+		for len(ar.work) > 0 {
+			k.end(ar.work[len(ar.work)-1], told)
+		}
+		k.dropArrival(m, ar.piece)
+	}
+	if m.wants {
+		m.wants = false
+		t.wanters--
+	}
+	m.serves, m.gone = false, true
+	if t.seed == m {
+		m.listed = false
+		k.refreshRange(m, 0, t.pieces)
+		t.seed = nil
+		if i := slices.IndexFunc(t.members, func(o *member) bool { return o.p.seed && o != m }); i >= 0 {
+			t.seed = t.members[i]
+		}
+	} else {
+		k.list(m)
+		k.refreshRange(m, 0, t.pieces)
+	}
+	k.orphan(m, -1)
+	last := t.members[len(t.members)-1]
+	t.members[m.index], last.index = last, m.index
+	t.members = t.members[:len(t.members)-1]
+	delete(t.of, m.p.id)
+	if r := without(t.racks[m.p.near()], m); len(r) > 0 {
+		t.racks[m.p.near()] = r
+	} else {
+		delete(t.racks, m.p.near())
+	}
+	m.p.members = without(m.p.members, m)
+	k.feed(t)
+}
+
+// list brings the books in line with whether m's pieces count.
+func (k *Machine) list(m *member) {
+	listed := !m.gone && (m.serves || m.p.seed) && m.p.trusted()
+	if listed == m.listed {
+		return
+	}
+	m.listed = listed
+	k.refreshRange(m, 0, m.t.pieces)
+	m.t.offer(m, listed && !m.p.full())
+	k.feed(m.t)
+}
+
+// offer puts m into the list of those with a free slot, or takes it out.
+func (t *task) offer(m *member, on bool) {
+	on = on && !m.p.seed
+	switch {
+	case on && m.offer < 0:
+		m.offer = len(t.offers)
+		t.offers = append(t.offers, m)
+	case !on && m.offer >= 0:
+		last := t.offers[len(t.offers)-1]
+		t.offers[m.offer], last.offer = last, m.offer
+		t.offers = t.offers[:len(t.offers)-1]
+		m.offer = -1
+	}
+}
+
+func (k *Machine) refreshRange(m *member, from, to int) {
+	for n := from; n < to; n++ {
+		k.refresh(m, dragonfly.PieceNum(n))
+	}
+}
+
+// refresh brings all books in line with the state of piece n at m. It is
+// called after every change of that state and is the only place that changes
+// need, lack, give and what is counted from them.
+func (k *Machine) refresh(m *member, n dragonfly.PieceNum) {
+	t := m.t
+	held := m.have.has(n)
+	covered := held
+	if !covered {
+		if ar := m.arrival(n); ar != nil {
+			covered = ar.covered(t.extent(n))
+		}
+	}
+	inside := !t.layout.Known() || int(n) < t.layout.Pieces()
+
+	if lack := m.wants && !held && inside; lack != m.lack.has(n) {
+		m.lack.put(n, lack)
+		if lack {
+			if t.lack[n]++; t.lack[n] == 1 {
+				t.lacked.put(n, true)
+				k.feed(t)
+			}
+		} else if t.lack[n]--; t.lack[n] == 0 {
+			t.lacked.put(n, false)
+		}
+	}
+	if need := (m.wants || m.p.seed) && !covered && inside; need != m.need.has(n) {
+		m.need.put(n, need)
+		if need {
+			m.needs++
+		} else {
+			m.needs--
+		}
+		if m.waiting {
+			t.starve(n, need)
+		}
+		if need && m.p.seed {
+			k.feed(t)
+		}
+	}
+	// Of an unknown length only what the seed verified is given on.
+	give := covered && m.listed && (held || t.layout.Known() || !m.p.seed)
+	if give == m.give.has(n) {
+		return
+	}
+	m.give.put(n, give)
+	if give {
+		if !m.p.seed {
+			for int(n) >= len(m.place) {
+				m.place = append(m.place, 0)
+			}
+			m.place[n] = len(t.providers[n])
+			t.providers[n] = append(t.providers[n], m)
+		}
+		k.offering(m)
+		return
+	}
+	if !m.p.seed {
+		l := t.providers[n]
+		last := l[len(l)-1]
+		l[m.place[n]], last.place[n] = last, m.place[n]
+		l[len(l)-1] = nil
+		t.providers[n] = l[:len(l)-1]
+		if len(t.providers[n]) == 0 {
+			k.feed(t)
+		}
+	}
+	if len(m.p.children) > 0 {
+		k.breaks = append(k.breaks, pieceOf{m, n})
+	}
+}
+
+// starve counts a waiter that needs n, or does not any more.
+func (t *task) starve(n dragonfly.PieceNum, on bool) {
+	if on {
+		if t.starved[n]++; t.starved[n] == 1 {
+			t.hungry.put(n, true)
+		}
+	} else if t.starved[n]--; t.starved[n] == 0 {
+		t.hungry.put(n, false)
+	}
+}
+
+// wait puts m at the end of the queue, or leaves it where it is.
+func (k *Machine) wait(m *member) {
+	if m.waiting {
+		return
+	}
+	m.waiting = true
+	m.t.waiters.push(m)
+	if m.t.source.closed {
+		k.feed(m.t)
+	}
+	for n := m.need.next(0); n >= 0; n = m.need.next(n + 1) {
+		m.t.starve(n, true)
+	}
+}
+
+func (k *Machine) unwait(m *member) {
+	if !m.waiting {
+		return
+	}
+	m.waiting = false
+	m.t.waiters.remove(m)
+	for n := m.need.next(0); n >= 0; n = m.need.next(n + 1) {
+		m.t.starve(n, false)
+	}
+}
+
+// extent is the span of a piece.
+func (t *task) extent(n dragonfly.PieceNum) dragonfly.Span {
+	from, to := t.layout.Extent(n)
+	return dragonfly.Span{From: from, To: max(from, to)}
+}
+
+func bySpan(a, b dragonfly.Span) int { return cmp.Compare(a.From, b.From) }
