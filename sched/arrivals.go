@@ -212,7 +212,10 @@ func (k *Machine) end(a *assignment, cancel bool) {
 	if !a.acked {
 		l.unacked--
 		if cancel {
-			l.free++ // it never heard of it, or counts it when it does
+			// It never heard of it, or counts it when it does.
+			if l.free++; l.free == 1 {
+				k.retryAll(child.p)
+			}
 		}
 	}
 	if ar := child.arrival(a.piece); ar != nil {

@@ -185,7 +185,7 @@ func (k *Machine) parentFor(m *member, n dragonfly.PieceNum) *member {
 			return
 		}
 		seen++
-		if cost := k.cost(m, o, n); cost < bestCost && !k.follows(o, m, n) {
+		if cost := k.cost(m, o, n); cost < bestCost && k.supplied(o, m, n) {
 			best, bestCost = o, cost
 		}
 	}
@@ -206,7 +206,7 @@ func (k *Machine) parentFor(m *member, n dragonfly.PieceNum) *member {
 			}
 		}
 	}
-	if best == nil && k.seedGives(m) && t.seed.give.has(n) && !k.follows(t.seed, m, n) {
+	if best == nil && k.seedGives(m) && t.seed.give.has(n) && k.supplied(t.seed, m, n) {
 		return t.seed
 	}
 	return best
@@ -286,6 +286,38 @@ func (k *Machine) follows(o, m *member, n dragonfly.PieceNum) bool {
 		}
 	}
 	return false
+}
+
+// supplied says whether o gets n from somewhere, and not from m. While some
+// receivers are without a parent in the middle of a step, what hangs below them
+// is not taken: m looks again when they have found one or given up.
+func (k *Machine) supplied(o, m *member, n dragonfly.PieceNum) bool {
+	if k.follows(o, m, n) {
+		return false
+	}
+	if k.broken < len(k.breaks) && !k.rooted(o, n) {
+		k.again = append(k.again, m)
+		return false
+	}
+	return true
+}
+
+// rooted says whether every receiver between o and a holder of n, or the
+// source, is getting all of it.
+func (k *Machine) rooted(o *member, n dragonfly.PieceNum) bool {
+	if o.have.has(n) {
+		return true
+	}
+	ar := o.arrival(n)
+	if ar == nil || !o.give.has(n) {
+		return false
+	}
+	for _, a := range ar.work {
+		if a.parent != nil && !k.rooted(a.parent, n) {
+			return false
+		}
+	}
+	return true
 }
 
 // match finds children for a member that has a free slot or something new.

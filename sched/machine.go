@@ -38,6 +38,8 @@ type agenda struct {
 	out       []Action
 	retries   []*member // may be able to take something
 	breaks    []pieceOf // do not get on with a piece that others get from them
+	broken    int       // of breaks, looked at already
+	again     []*member // did not take what hangs below a break
 	feeds     []*task   // whose seed may have to read something
 	offerings []*member // have a free slot or something new
 }
@@ -251,7 +253,7 @@ func (k *Machine) offering(m *member) {
 // one, then those who found none let their own children go, then the seed is
 // sent to the source, and last whoever has something to give finds takers.
 func (k *Machine) settle() {
-	var retries, breaks, feeds, offerings int
+	var retries, feeds, offerings int
 	for {
 		switch {
 		case retries < len(k.retries):
@@ -259,12 +261,17 @@ func (k *Machine) settle() {
 			retries++
 			m.retrying = false
 			k.schedule(m)
-		case breaks < len(k.breaks):
-			b := k.breaks[breaks]
-			breaks++
+		case k.broken < len(k.breaks):
+			b := k.breaks[k.broken]
+			k.broken++
 			if !b.m.give.has(b.n) {
 				k.orphan(b.m, b.n)
 			}
+		case len(k.again) > 0:
+			for _, m := range k.again {
+				k.retry(m)
+			}
+			k.again = k.again[:0]
 		case feeds < len(k.feeds):
 			t := k.feeds[feeds]
 			feeds++
@@ -276,7 +283,7 @@ func (k *Machine) settle() {
 			m.offered = false
 			k.match(m)
 		default:
-			k.retries, k.breaks = k.retries[:0], k.breaks[:0]
+			k.retries, k.breaks, k.broken = k.retries[:0], k.breaks[:0], 0
 			k.feeds, k.offerings = k.feeds[:0], k.offerings[:0]
 			return
 		}

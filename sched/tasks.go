@@ -79,6 +79,10 @@ type member struct {
 	gone       bool
 }
 
+// fewLeft is the number of providers from which on each one that goes makes
+// the blacklists of those who wait be looked at again.
+const fewLeft = 8
+
 // queue is a list of waiting members, the longest waiting first.
 type queue struct {
 	head, tail *member
@@ -198,11 +202,11 @@ func (k *Machine) registered(p *peer, t *task, ev *Event) {
 	m := k.enter(p, t)
 	if ev.Kind == Wanted {
 		m.serves = m.serves || ev.Serves
-		if ev.Slots > 0 {
-			m.slots = ev.Slots
-		} else {
-			m.slots = k.cfg.Down
+		slots := cmp.Or(max(0, ev.Slots), k.cfg.Down)
+		if m.wants {
+			slots = max(slots, m.slots) // another job of the same peer
 		}
+		m.slots = slots
 	} else {
 		m.serves = true
 		k.cancelAll(m)
@@ -384,6 +388,11 @@ func (k *Machine) refresh(m *member, n dragonfly.PieceNum) {
 		t.providers[n] = l[:len(l)-1]
 		if len(t.providers[n]) == 0 {
 			k.feed(t)
+		}
+	}
+	if left := t.providers[n]; len(left) <= fewLeft && t.hungry.has(n) {
+		for _, o := range left {
+			k.offering(o) // to whom it is banned it may be the only one now
 		}
 	}
 	if len(m.p.children) > 0 {
