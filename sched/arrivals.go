@@ -143,14 +143,17 @@ func (ar *arrival) remember(a *assignment) {
 	ar.past = append(ar.past, e)
 }
 
+// assignRest assigns the first span of n that is missing at child.
+func (k *Machine) assignRest(child *member, n dragonfly.PieceNum, parent *member) {
+	if span, open := child.arrival(n).gap(child.t.extent(n)); open {
+		k.assign(child, n, parent, span)
+	}
+}
+
 // assign makes an assignment and tells child.
-func (k *Machine) assign(child *member, n dragonfly.PieceNum, parent *member) {
+func (k *Machine) assign(child *member, n dragonfly.PieceNum, parent *member, span dragonfly.Span) {
 	t := child.t
 	ar := child.arrival(n)
-	span, open := ar.gap(t.extent(n))
-	if !open {
-		return
-	}
 	if ar == nil {
 		ar = k.newArrival(n)
 		child.arrivals = append(child.arrivals, ar)
@@ -168,7 +171,9 @@ func (k *Machine) assign(child *member, n dragonfly.PieceNum, parent *member) {
 	child.p.listen.free--
 	child.p.listen.unacked++
 	from := Source
-	ar.depth = 0
+	if len(ar.work) == 1 {
+		ar.depth = 0
+	}
 	if parent == nil {
 		child.sourcing++
 		k.counts.FromSource++
@@ -178,7 +183,7 @@ func (k *Machine) assign(child *member, n dragonfly.PieceNum, parent *member) {
 		a.slot = len(parent.p.children)
 		parent.p.children = append(parent.p.children, a)
 		if up := parent.arrival(n); up != nil {
-			ar.depth = up.depth + 1
+			ar.depth = max(ar.depth, up.depth+1)
 		}
 		if parent.p.full() {
 			k.loaded(parent.p)
@@ -193,6 +198,14 @@ func (k *Machine) assign(child *member, n dragonfly.PieceNum, parent *member) {
 	k.acks = append(k.acks, ackDue{k.now.Add(k.cfg.Ack), a.id})
 	k.out = append(k.out, Action{Kind: Assign, Peer: child.p.id, Task: t.id, Piece: n, Span: span, Parent: from, Assignment: a.id})
 	k.refresh(child, n)
+}
+
+// lengthen makes the assignment that was the last thing said reach to to.
+func (k *Machine) lengthen(m *member, n dragonfly.PieceNum, to int64) {
+	last := &k.out[len(k.out)-1]
+	last.Span.To = to
+	k.live[last.Assignment].span.To = to
+	k.refresh(m, n)
 }
 
 // heard books that the child knows of its assignment.

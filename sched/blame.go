@@ -44,10 +44,11 @@ func (k *Machine) failed(m *member, ev *Event) {
 	}
 	k.heard(a)
 	parent, span := a.parent, a.span
-	if ev.Offset > span.From {
-		ar.here(dragonfly.Span{From: span.From, To: min(ev.Offset, span.To)})
-	} else if ev.Offset < span.From {
-		ar.cut(ev.Offset)
+	offset := m.t.blockStart(n, min(ev.Offset, span.To))
+	if offset > span.From {
+		ar.here(dragonfly.Span{From: span.From, To: offset})
+	} else if offset < span.From {
+		ar.cut(offset)
 	}
 	k.end(a, false)
 	k.counts.Failed++

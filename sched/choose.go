@@ -21,6 +21,11 @@ const (
 	// deep is the number of hops from a holder beyond which a receiver is
 	// taken only when nobody nearer to one is free.
 	deep = 16
+	// doubtful is the cost from which on a parent is taken only for want of a
+	// better one: it is deep or silent.
+	doubtful = 1 << 40
+	// minPart is the shortest span into which a piece is parted.
+	minPart = 4 * dragonfly.BlockLen
 )
 
 // willing says whether m would take another assignment now.
@@ -51,10 +56,40 @@ func (k *Machine) schedule(m *member) {
 			k.pullFor(m)
 			return
 		}
-		k.assign(m, n, parent)
+		k.give(m, n, parent)
 		given = true
 	}
 	k.unwait(m)
+}
+
+// give assigns what is missing of n to m: in one span, or, when m has slots
+// for more than there is left for it, in parts from several parents. In a large
+// swarm a parent divides its uplink among its children; parts let every peer
+// be in the middle of one tree and at the end of the others. The seed, which
+// somebody has to follow anyway, gives one span.
+func (k *Machine) give(m *member, n dragonfly.PieceNum, parent *member) {
+	span, open := m.arrival(n).gap(m.t.extent(n))
+	if !open {
+		return
+	}
+	parts := int64(1)
+	if !parent.p.seed && m.t.wanters > k.partFrom {
+		slots := min(m.slots-m.working, m.p.listen.free)
+		parts = max(1, min(int64(slots/m.needs), span.Len()/minPart))
+	}
+	blocks := (span.Len() + dragonfly.BlockLen - 1) / dragonfly.BlockLen
+	part := span
+	for i := int64(1); i < parts; i++ {
+		part.To = span.From + blocks*i/parts*dragonfly.BlockLen
+		k.assign(m, n, parent, part)
+		if parent = k.parentFor(m, n); parent == nil || parent.p.seed {
+			k.lengthen(m, n, span.To)
+			return
+		}
+		part.From = part.To
+	}
+	part.To = span.To
+	k.assign(m, n, parent, part)
 }
 
 // pick chooses the next piece for m and whom it comes from, nil if nobody can
@@ -196,7 +231,8 @@ func (k *Machine) parentFor(m *member, n dragonfly.PieceNum) *member {
 			}
 		} else if len(providers) > 0 {
 			k.sample(t.racks[m.p.near()], &seen, consider)
-			if seen == 0 || len(providers) <= scanned {
+			if bestCost >= doubtful || len(providers) <= scanned {
+				seen = 0
 				k.sample(providers, &seen, consider)
 			}
 			if best == nil && len(providers) > scanned && k.exhaustive {
@@ -251,15 +287,15 @@ func (k *Machine) cost(m, o *member, n dragonfly.PieceNum) uint64 {
 	default:
 		far = 3
 	}
-	var doubtful uint64
+	var doubts uint64
 	if depth > deep {
-		doubtful++
+		doubts++
 	}
 	if o.p.listen.silent {
-		doubtful += 2
+		doubts += 2
 	}
 	load := uint64(len(o.p.children)) * 4096 / uint64(o.p.up)
-	return doubtful<<40 | far<<36 | load<<16 | uint64(min(depth, 0xffff))
+	return doubts*doubtful | far<<36 | load<<16 | uint64(min(depth, 0xffff))
 }
 
 // onlyCopy says that nobody but one peer has or gets n.
@@ -270,19 +306,28 @@ func (k *Machine) onlyCopy(t *task, n dragonfly.PieceNum) bool {
 // follows says whether what o has of n comes, over however many hops, from m:
 // such a parent would close a cycle.
 func (k *Machine) follows(o, m *member, n dragonfly.PieceNum) bool {
+	for _, a := range m.p.children {
+		if a.parent == m && a.piece == n {
+			k.visit++
+			return k.below(o, m, n)
+		}
+	}
+	return o == m
+}
+
+func (k *Machine) below(o, m *member, n dragonfly.PieceNum) bool {
 	if o == m {
 		return true
 	}
-	if len(m.p.children) == 0 || o.have.has(n) {
+	if o.have.has(n) || o.visited == k.visit {
 		return false
 	}
-	ar := o.arrival(n)
-	if ar == nil {
-		return false
-	}
-	for _, a := range ar.work {
-		if a.parent != nil && k.follows(a.parent, m, n) {
-			return true
+	o.visited = k.visit
+	if ar := o.arrival(n); ar != nil {
+		for _, a := range ar.work {
+			if a.parent != nil && k.below(a.parent, m, n) {
+				return true
+			}
 		}
 	}
 	return false
@@ -295,9 +340,12 @@ func (k *Machine) supplied(o, m *member, n dragonfly.PieceNum) bool {
 	if k.follows(o, m, n) {
 		return false
 	}
-	if k.broken < len(k.breaks) && !k.rooted(o, n) {
-		k.again = append(k.again, m)
-		return false
+	if k.broken < len(k.breaks) {
+		k.visit++
+		if !k.rooted(o, n) {
+			k.again = append(k.again, m)
+			return false
+		}
 	}
 	return true
 }
@@ -305,9 +353,10 @@ func (k *Machine) supplied(o, m *member, n dragonfly.PieceNum) bool {
 // rooted says whether every receiver between o and a holder of n, or the
 // source, is getting all of it.
 func (k *Machine) rooted(o *member, n dragonfly.PieceNum) bool {
-	if o.have.has(n) {
-		return true
+	if o.have.has(n) || o.visited == k.visit {
+		return true // or found wanting already, which ended the search
 	}
+	o.visited = k.visit
 	ar := o.arrival(n)
 	if ar == nil || !o.give.has(n) {
 		return false

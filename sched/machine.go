@@ -30,7 +30,9 @@ type Machine struct {
 
 	agenda
 	scratch
-	counts Counts
+	visit    uint64 // number of the present search through receivers
+	partFrom int    // pieces are parted where more peers than these want a task
+	counts   Counts
 }
 
 // agenda is what a step still has to look at. It is empty between steps.
@@ -66,7 +68,7 @@ func New(cfg Config) *Machine {
 	cfg.Kept = cmp.Or(cfg.Kept, 3*time.Minute)
 	cfg.Probation = cmp.Or(cfg.Probation, time.Minute)
 	return &Machine{
-		cfg: cfg, random: rand.New(rand.NewPCG(cfg.Seed, 0)), names: map[string]int32{},
+		cfg: cfg, partFrom: deep, random: rand.New(rand.NewPCG(cfg.Seed, 0)), names: map[string]int32{},
 		peers: map[Peer]*peer{}, tasks: map[Task]*task{}, live: map[dragonfly.AssignmentID]*assignment{},
 	}
 }

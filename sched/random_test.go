@@ -189,6 +189,8 @@ func TestRandomEvents(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cfg := Config{Seed: rapid.Uint64().Draw(t, "seed")}
 		c := &chaos{m: New(cfg), twin: New(cfg)}
+		c.m.partFrom = rapid.SampledFrom([]int{deep, 0}).Draw(t, "partFrom")
+		c.twin.partFrom = c.m.partFrom
 		c.join(t, true)
 		for range rapid.IntRange(0, 12).Draw(t, "peers") {
 			c.join(t, false)

@@ -41,7 +41,7 @@ func (k *Machine) feedSeed(t *task) {
 			return
 		}
 		t.source.cursor = n + 1
-		k.assign(s, n, nil)
+		k.assignRest(s, n, nil)
 	}
 }
 
@@ -128,7 +128,7 @@ func (k *Machine) pulled(t *task) {
 			return
 		}
 		if parent := k.parentFor(s, n); parent != nil {
-			k.assign(s, n, parent)
+			k.assignRest(s, n, parent)
 		}
 	}
 }

@@ -21,6 +21,7 @@ type swarm struct {
 	seq      int
 	work     map[dragonfly.AssignmentID]Action
 	held     map[pieceAt]bool
+	got      map[pieceAt]int64 // bytes of pieces that are not held yet
 	seed     Peer
 	transfer time.Duration
 	hop      time.Duration
@@ -47,15 +48,17 @@ type deed struct {
 
 type deeds []deed
 
-func (d deeds) Len() int           { return len(d) }
-func (d deeds) Less(i, j int) bool { return d[i].at < d[j].at || d[i].at == d[j].at && d[i].seq < d[j].seq }
-func (d deeds) Swap(i, j int)      { d[i], d[j] = d[j], d[i] }
-func (d *deeds) Push(x any)        { *d = append(*d, x.(deed)) }
-func (d *deeds) Pop() any          { o := *d; x := o[len(o)-1]; *d = o[:len(o)-1]; return x }
+func (d deeds) Len() int { return len(d) }
+func (d deeds) Less(i, j int) bool {
+	return d[i].at < d[j].at || d[i].at == d[j].at && d[i].seq < d[j].seq
+}
+func (d deeds) Swap(i, j int) { d[i], d[j] = d[j], d[i] }
+func (d *deeds) Push(x any)   { *d = append(*d, x.(deed)) }
+func (d *deeds) Pop() any     { o := *d; x := o[len(o)-1]; *d = o[:len(o)-1]; return x }
 
 func newSwarm(cfg Config) *swarm {
 	return &swarm{m: New(cfg), seed: 1, transfer: 100 * time.Millisecond, hop: 2 * time.Millisecond,
-		work: map[dragonfly.AssignmentID]Action{}, held: map[pieceAt]bool{}, free: map[Peer]int{}}
+		work: map[dragonfly.AssignmentID]Action{}, held: map[pieceAt]bool{}, got: map[pieceAt]int64{}, free: map[Peer]int{}}
 }
 
 const enough = 1 << 20
@@ -73,7 +76,7 @@ func (s *swarm) step(ev Event) error {
 		switch a := s.actions[i]; a.Kind {
 		case Assign:
 			s.work[a.Assignment] = a
-			s.later(a, s.transfer)
+			s.later(a, s.transfer*time.Duration(a.Span.Len())/mib)
 		case Cancel:
 			delete(s.work, a.Assignment)
 		}
@@ -118,18 +121,24 @@ func (s *swarm) run() error {
 			continue
 		}
 		delete(s.work, a.Assignment)
-		s.held[pieceAt{a.Peer, a.Task, a.Piece}] = true
+		at := pieceAt{a.Peer, a.Task, a.Piece}
+		kind := Received
+		if s.got[at] += a.Span.Len(); s.got[at] == mib {
+			kind = Verified
+			delete(s.got, at)
+			s.held[at] = true
+			if a.Peer != s.seed {
+				s.left--
+			}
+		}
 		switch {
 		case a.Parent == Source:
 			s.source++
 		case a.Parent == s.seed:
 			s.seedOut++
 		}
-		if a.Peer != s.seed {
-			s.left--
-		}
 		for _, ev := range []Event{
-			{Kind: Verified, Peer: a.Peer, Task: a.Task, Piece: a.Piece, Assignment: a.Assignment},
+			{Kind: kind, Peer: a.Peer, Task: a.Task, Piece: a.Piece, Assignment: a.Assignment},
 			{Kind: PollClosed, Peer: a.Peer},
 			{Kind: PollOpened, Peer: a.Peer, Free: enough},
 		} {
@@ -221,6 +230,34 @@ func TestSwarmLarge(t *testing.T) {
 	}
 	t.Logf("%d peers, %d pieces: seed sent %.2f × the content, %d events, %v", peers, pieces,
 		float64(s.seedOut)/pieces, s.events, time.Duration(s.now))
+}
+
+// TestSwarmOnePiece: of the only piece everybody gets parts from several
+// parents, and nobody serves more than its share.
+func TestSwarmOnePiece(t *testing.T) {
+	s := newSwarm(Config{Seed: 7})
+	const peers = 500
+	if err := s.everybody(peers, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.m.check(); err != nil {
+		t.Fatal(err)
+	}
+	parts, deepest, load := 0, 0, map[int]int{}
+	for _, m := range s.m.tasks[1].members {
+		for _, ar := range m.arrivals {
+			parts += len(ar.work)
+			deepest = max(deepest, ar.depth)
+		}
+		load[len(m.p.children)]++
+	}
+	if err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+	if s.left != 0 || s.source != 1 || s.seedOut != 1 {
+		t.Errorf("%d pieces did not arrive, %d were read from the source, %d left the seed", s.left, s.source, s.seedOut)
+	}
+	t.Logf("%d parts for %d peers, %d hops, peers by load: %v", parts, peers, deepest, load)
 }
 
 func benchmarkStep(b *testing.B, peers, pieces int) {

@@ -76,6 +76,7 @@ type member struct {
 	prev, then *member // in task.waiters
 	retrying   bool    // in Machine.retries
 	offered    bool    // in Machine.offerings
+	visited    uint64  // Machine.visit of the search that came here last
 	gone       bool
 }
 
@@ -441,6 +442,17 @@ func (k *Machine) unwait(m *member) {
 func (t *task) extent(n dragonfly.PieceNum) dragonfly.Span {
 	from, to := t.layout.Extent(n)
 	return dragonfly.Span{From: from, To: max(from, to)}
+}
+
+// blockStart rounds an offset in piece n down to a block of it, but for the
+// end of the piece.
+func (t *task) blockStart(n dragonfly.PieceNum, off int64) int64 {
+	e := t.extent(n)
+	if off >= e.To {
+		return e.To
+	}
+	off = max(off, e.From)
+	return off - (off-e.From)%dragonfly.BlockLen
 }
 
 func bySpan(a, b dragonfly.Span) int { return cmp.Compare(a.From, b.From) }
