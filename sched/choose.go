@@ -18,8 +18,7 @@ const (
 	compared = 8
 	// attempts at single pieces before all offers are looked at.
 	attempts = 6
-	// deep is the number of hops from a holder beyond which a receiver is
-	// taken only when nobody nearer to one is free.
+	// deep is the number of hops that a small swarm may have.
 	deep = 16
 	// doubtful is the cost from which on a parent is taken only for want of a
 	// better one: it is deep or silent.
@@ -288,14 +287,23 @@ func (k *Machine) cost(m, o *member, n dragonfly.PieceNum) uint64 {
 		far = 3
 	}
 	var doubts uint64
-	if depth > deep {
+	limit := m.t.depth()
+	if depth > limit {
 		doubts++
 	}
 	if o.p.listen.silent {
 		doubts += 2
 	}
-	load := uint64(len(o.p.children)) * 4096 / uint64(o.p.up)
-	return doubts*doubtful | far<<36 | load<<16 | uint64(min(depth, 0xffff))
+	// A hop is weighed against load so that those near the seed are full first.
+	load := len(o.p.children)*4096/o.p.up + min(depth, 2*limit)*4096/limit
+	return doubts*doubtful | far<<36 | uint64(load)<<16 | uint64(min(depth, 0xffff))
+}
+
+// depth is the number of hops from a holder beyond which a receiver is taken
+// only when nobody nearer to one is free. With parts of four parents and five
+// children, each level has at most 5/4 of the peers of the one above.
+func (t *task) depth() int {
+	return max(deep, 4*bits.Len(uint(t.wanters)))
 }
 
 // onlyCopy says that nobody but one peer has or gets n.

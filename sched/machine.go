@@ -163,6 +163,7 @@ func (k *Machine) ofMember(m *member, ev *Event) {
 	switch ev.Kind {
 	case Position:
 		m.position = n
+		k.readFrom(m.t, n)
 		k.retry(m)
 	case Verified:
 		k.verified(m, ev)

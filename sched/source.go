@@ -71,6 +71,15 @@ func (k *Machine) nextFromSource(t *task) dragonfly.PieceNum {
 	return n
 }
 
+// readFrom makes the seed go on at n, where a reader stands, if only the source
+// can give it. Who reads behind the seed changes nothing.
+func (k *Machine) readFrom(t *task, n dragonfly.PieceNum) {
+	if s := t.seed; s != nil && s.need.has(n) && len(t.providers[n]) == 0 {
+		t.source.cursor = n
+		k.feed(t)
+	}
+}
+
 // sourceable is the first piece from n on that somebody lacks and only the
 // source can give.
 func (k *Machine) sourceable(t *task, n dragonfly.PieceNum) dragonfly.PieceNum {

@@ -280,4 +280,5 @@ func TestUnknownLength(t *testing.T)     { golden(t, "unknown-length") }
 func TestUnackedAssignment(t *testing.T) { golden(t, "unacked-assignment") }
 func TestExhausted(t *testing.T)         { golden(t, "exhausted") }
 func TestRefusedTwice(t *testing.T)      { golden(t, "refused-twice") }
+func TestReaderJumps(t *testing.T)       { golden(t, "reader-jumps") }
 func TestChainGoesOn(t *testing.T)       { golden(t, "chain-goes-on") }
