@@ -5,6 +5,8 @@ package sched
 import (
 	"container/heap"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -32,6 +34,10 @@ type swarm struct {
 	left     int // pieces that peers still want
 	free     map[Peer]int
 	observe  func() error
+	// outcome says how a transfer ends; nil: all succeed.
+	outcome func(Action) dragonfly.FailReason
+	judged  map[Peer]bool // quarantined
+	depart  []Peer        // leave before the next transfer ends
 }
 
 type pieceAt struct {
@@ -58,7 +64,7 @@ func (d *deeds) Pop() any     { o := *d; x := o[len(o)-1]; *d = o[:len(o)-1]; re
 
 func newSwarm(cfg Config) *swarm {
 	return &swarm{m: New(cfg), seed: 1, transfer: 100 * time.Millisecond, hop: 2 * time.Millisecond,
-		work: map[dragonfly.AssignmentID]Action{}, held: map[pieceAt]bool{}, got: map[pieceAt]int64{}, free: map[Peer]int{}}
+		work: map[dragonfly.AssignmentID]Action{}, held: map[pieceAt]bool{}, got: map[pieceAt]int64{}, judged: map[Peer]bool{}, free: map[Peer]int{}}
 }
 
 const enough = 1 << 20
@@ -79,15 +85,24 @@ func (s *swarm) step(ev Event) error {
 			s.later(a, s.transfer*time.Duration(a.Span.Len())/mib)
 		case Cancel:
 			delete(s.work, a.Assignment)
+		case Quarantined:
+			s.judged[a.Peer] = true
 		}
 	}
 	if from == 0 {
 		// All that this step and its acknowledgements gave is here.
 		for i := 0; i < len(s.actions); i++ {
-			if a := s.actions[i]; a.Kind == Assign {
-				if err := s.step(Event{Kind: Acked, Peer: a.Peer, Assignment: a.Assignment}); err != nil {
-					return err
-				}
+			var ev Event
+			switch a := s.actions[i]; a.Kind {
+			case Assign:
+				ev = Event{Kind: Acked, Peer: a.Peer, Assignment: a.Assignment}
+			case Reverify: // disks do not rot here
+				ev = Event{Kind: Intact, Peer: a.Peer, Task: a.Task, Piece: a.Piece}
+			default:
+				continue
+			}
+			if err := s.step(ev); err != nil {
+				return err
 			}
 		}
 		s.actions = s.actions[:0]
@@ -110,6 +125,13 @@ func (s *swarm) join(p Peer, seed bool, where Where) error {
 // run plays until nothing is in work.
 func (s *swarm) run() error {
 	for s.queue.Len() > 0 {
+		for len(s.depart) > 0 {
+			p := s.depart[0]
+			s.depart = s.depart[1:]
+			if err := s.step(Event{Kind: PeerLeft, Peer: p}); err != nil {
+				return err
+			}
+		}
 		d := heap.Pop(&s.queue).(deed)
 		a := d.a
 		if s.work[a.Assignment] != a {
@@ -122,8 +144,17 @@ func (s *swarm) run() error {
 		}
 		delete(s.work, a.Assignment)
 		at := pieceAt{a.Peer, a.Task, a.Piece}
-		kind := Received
-		if s.got[at] += a.Span.Len(); s.got[at] == mib {
+		kind, reason, offset := Received, dragonfly.FailReason(""), int64(0)
+		if s.outcome != nil {
+			reason = s.outcome(a)
+		}
+		if reason == dragonfly.FailMismatch {
+			kind, offset = Failed, int64(a.Piece)*mib
+			delete(s.got, at)
+		} else if reason != "" {
+			kind, offset = Failed, a.Span.From+a.Span.Len()/2/dragonfly.BlockLen*dragonfly.BlockLen
+			s.got[at] += offset - a.Span.From
+		} else if s.got[at] += a.Span.Len(); s.got[at] == mib {
 			kind = Verified
 			delete(s.got, at)
 			s.held[at] = true
@@ -132,13 +163,14 @@ func (s *swarm) run() error {
 			}
 		}
 		switch {
+		case reason != "":
 		case a.Parent == Source:
 			s.source++
 		case a.Parent == s.seed:
 			s.seedOut++
 		}
 		for _, ev := range []Event{
-			{Kind: kind, Peer: a.Peer, Task: a.Task, Piece: a.Piece, Assignment: a.Assignment},
+			{Kind: kind, Peer: a.Peer, Task: a.Task, Piece: a.Piece, Assignment: a.Assignment, Reason: reason, Offset: offset},
 			{Kind: PollClosed, Peer: a.Peer},
 			{Kind: PollOpened, Peer: a.Peer, Free: enough},
 		} {
@@ -230,6 +262,75 @@ func TestSwarmLarge(t *testing.T) {
 	}
 	t.Logf("%d peers, %d pieces: seed sent %.2f × the content, %d events, %v", peers, pieces,
 		float64(s.seedOut)/pieces, s.events, time.Duration(s.now))
+}
+
+// TestSwarmOfTrouble: connections break, peers leave, two peers send bad pieces.
+// The others get everything, the two are found, nobody else is judged, and the
+// source is read once.
+func TestSwarmOfTrouble(t *testing.T) {
+	for seed := range uint64(5) {
+		s := newSwarm(Config{Seed: seed})
+		const peers, pieces = 80, 40
+		if err := s.everybody(peers, pieces); err != nil {
+			t.Fatal(err)
+		}
+		luck := rand.New(rand.NewPCG(seed, 1))
+		liars := []Peer{5, 17}
+		departed := map[Peer]bool{}
+		s.outcome = func(a Action) dragonfly.FailReason {
+			switch {
+			case slices.Contains(liars, a.Parent):
+				return dragonfly.FailMismatch
+			case a.Parent != Source && luck.IntN(100) == 0:
+				return dragonfly.FailReset
+			}
+			return ""
+		}
+		s.observe = func() error {
+			if s.events%1000 == 0 && len(departed) < 20 {
+				if p := Peer(20 + luck.IntN(peers-20)); !departed[p] {
+					departed[p] = true
+					for id, a := range s.work {
+						if a.Peer == p {
+							delete(s.work, id)
+						}
+					}
+					for n := range dragonfly.PieceNum(pieces) {
+						if !s.held[pieceAt{p, 1, n}] {
+							s.left--
+						}
+						s.held[pieceAt{p, 1, n}] = false
+					}
+					s.depart = append(s.depart, p)
+				}
+			}
+			if s.events%500 == 0 {
+				return s.m.check()
+			}
+			return nil
+		}
+		if err := s.run(); err != nil {
+			t.Fatal(err)
+		}
+		if s.left != 0 || s.source != pieces {
+			for m := range s.m.Members(1) {
+				if m.Wants && m.Held < pieces {
+					t.Logf("%+v", m)
+				}
+			}
+			t.Errorf("seed %d: %d pieces did not arrive, %d were read from the source", seed, s.left, s.source)
+		}
+		for _, p := range liars {
+			if !s.judged[p] {
+				t.Errorf("seed %d: liar %d was not found", seed, p)
+			}
+			delete(s.judged, p)
+		}
+		if len(s.judged) > 0 {
+			t.Errorf("seed %d: quarantined for nothing: %v", seed, s.judged)
+		}
+		t.Logf("seed %d: %+v, seed sent %.2f × the content", seed, s.m.Counts(), float64(s.seedOut)/pieces)
+	}
 }
 
 // TestSwarmOnePiece: of the only piece everybody gets parts from several
