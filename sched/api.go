@@ -57,9 +57,9 @@ type Config struct {
 type EventKind uint8
 
 const (
-	PeerJoined   EventKind = iota + 1 // Peer, Where, Up (0 = Config), Serves, Seed
+	PeerJoined   EventKind = iota + 1 // Peer, Where, Up (0 = Config), Serves, Seed, Whole
 	PeerLeft                          // Peer: closed its session
-	PollOpened                        // Peer has an open sync; Free is what it would take
+	PollOpened                        // Peer has an open sync; Free is what it would take beside what it acknowledged
 	PollClosed                        // Peer's sync was answered or broke
 	TaskOpened                        // Task, Layout (unknown length allowed); its source is open
 	TaskEnded                         // Task: forget it
@@ -70,7 +70,7 @@ const (
 	Holding                           // Peer only serves Task; Held. Of the seed: it reads the source for others from now on
 	Stopped                           // Peer wants Task no more, serves on
 	Dropped                           // Peer neither wants nor holds Task
-	Position                          // Peer reads Task at Piece next
+	Position                          // Peer reads Task at Piece next: it goes before rarer ones
 	Acked                             // Assignment was received by Peer
 	Verified                          // Peer holds Piece of Task; ends Assignment if not 0
 	Received                          // Peer has all bytes of Assignment's span, not verified
@@ -97,6 +97,7 @@ type Event struct {
 	Free       int
 	Serves     bool
 	Seed       bool
+	Whole      bool // the peer knows whole pieces only (v1): it gets them in one span from holders and serves what it holds
 }
 
 // Where places a peer. Host decides what counts as "different hosts" for

@@ -45,6 +45,9 @@ func (k *Machine) failed(m *member, ev *Event) {
 	k.heard(a)
 	parent, span := a.parent, a.span
 	offset := m.t.blockStart(n, min(ev.Offset, span.To))
+	if m.p.whole {
+		offset = m.t.extent(n).From
+	}
 	if offset > span.From {
 		ar.here(dragonfly.Span{From: span.From, To: offset})
 	} else if offset < span.From {

@@ -72,7 +72,7 @@ func (k *Machine) give(m *member, n dragonfly.PieceNum, parent *member) {
 		return
 	}
 	parts := int64(1)
-	if !parent.p.seed && m.t.wanters > k.partFrom {
+	if !parent.p.seed && !m.p.whole && m.t.wanters > k.partFrom {
 		slots := min(m.slots-m.working, m.p.listen.free)
 		parts = max(1, min(int64(slots/m.needs), span.Len()/minPart))
 	}
@@ -215,7 +215,7 @@ func (k *Machine) parentFor(m *member, n dragonfly.PieceNum) *member {
 	bestCost := ^uint64(0)
 	seen := 0
 	consider := func(o *member) {
-		if o == m || o.offer < 0 || !o.give.has(n) || k.banned(m.p, o.p, k.onlyCopy(t, n)) {
+		if o == m || o.offer < 0 || !o.give.has(n) || m.p.whole && !o.have.has(n) || k.banned(m.p, o.p, k.onlyCopy(t, n)) {
 			return
 		}
 		seen++
@@ -241,7 +241,7 @@ func (k *Machine) parentFor(m *member, n dragonfly.PieceNum) *member {
 			}
 		}
 	}
-	if best == nil && k.seedGives(m) && t.seed.give.has(n) && k.supplied(t.seed, m, n) {
+	if s := t.seed; best == nil && k.seedGives(m) && s.give.has(n) && (s.have.has(n) || !m.p.whole) && k.supplied(t.seed, m, n) {
 		return t.seed
 	}
 	return best

@@ -158,6 +158,9 @@ func (k *Machine) checkAssignment(a *assignment) error {
 		}
 		return nil
 	}
+	if a.child.p.whole && (!a.parent.have.has(a.piece) || a.span != a.child.t.extent(a.piece)) {
+		return fmt.Errorf("peer %d gets a part, or not from a holder", m.p.id)
+	}
 	if a.parent == m || !a.parent.give.has(a.piece) || !a.parent.listed {
 		return fmt.Errorf("peer %d does not give %d", a.parent.p.id, a.piece)
 	}
@@ -204,11 +207,11 @@ func (k *Machine) checkConservation(m *member) error {
 		return fmt.Errorf("could take more and does not wait")
 	}
 	for n := m.need.next(0); n >= 0; n = m.need.next(n + 1) {
-		if s := m.t.seed; k.seedGives(m) && s.give.has(n) && !k.follows(s, m, n) {
+		if s := m.t.seed; k.seedGives(m) && s.give.has(n) && (s.have.has(n) || !m.p.whole) && !k.follows(s, m, n) {
 			return fmt.Errorf("idles while the seed could give %d", n)
 		}
 		for _, o := range m.t.providers[n] {
-			if o != m && !o.p.full() && !m.p.under(isolated) && !k.banned(m.p, o.p, k.onlyCopy(m.t, n)) && !k.follows(o, m, n) {
+			if o != m && (o.have.has(n) || !m.p.whole) && !o.p.full() && !m.p.under(isolated) && !k.banned(m.p, o.p, k.onlyCopy(m.t, n)) && !k.follows(o, m, n) {
 				return fmt.Errorf("idles while peer %d could give %d", o.p.id, n)
 			}
 		}

@@ -207,6 +207,9 @@ func (k *Machine) verified(m *member, ev *Event) {
 	k.refresh(m, n)
 	k.ask(m, n)
 	k.retry(m)
+	if m.t.wholes > 0 {
+		k.offering(m) // some take it from now on only
+	}
 }
 
 func (k *Machine) received(m *member, ev *Event) {

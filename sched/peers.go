@@ -17,7 +17,8 @@ type peer struct {
 
 	seed   bool
 	serves bool
-	up     int // children at once
+	whole  bool // gets whole pieces, from holders, and serves what it holds
+	up     int  // children at once
 
 	members  []*member     // its tasks, in the order it came to them
 	children []*assignment // what others fetch from it now: its load
@@ -116,7 +117,7 @@ func (k *Machine) joined(ev *Event) {
 	if ev.Peer == Source || k.peers[ev.Peer] != nil {
 		return
 	}
-	p := &peer{id: ev.Peer, where: ev.Where, seed: ev.Seed, serves: ev.Serves || ev.Seed, up: ev.Up}
+	p := &peer{id: ev.Peer, where: ev.Where, seed: ev.Seed, serves: ev.Serves || ev.Seed, whole: ev.Whole, up: ev.Up}
 	p.host = k.intern(ev.Where.Host)
 	if p.host == 0 {
 		p.host = -int32(ev.Peer) // nobody else's

@@ -67,6 +67,7 @@ func (c *chaos) join(t *rapid.T, seed bool) {
 	}
 	host := rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f", ""}).Draw(t, "host")
 	c.step(t, Event{Kind: PeerJoined, Peer: c.last, Seed: seed, Serves: rapid.IntRange(0, 9).Draw(t, "serves") > 0,
+		Whole: !seed && rapid.IntRange(0, 4).Draw(t, "whole") == 0,
 		Up:    rapid.IntRange(0, 3).Draw(t, "up"),
 		Where: Where{Host: host, Rack: rapid.SampledFrom([]string{"", "r", "q"}).Draw(t, "rack"), Zone: "z"}})
 	c.step(t, Event{Kind: PollOpened, Peer: c.last, Free: 8})

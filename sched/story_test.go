@@ -25,7 +25,7 @@ const mib = 1 << 20
 // of task 1, those that start with blanks are what the machine answered:
 //
 //	task PIECES | task unknown | length PIECES | closed | opened | ended
-//	join PEER [seed] [noserve] [host=H] [rack=R] [zone=Z] [up=N]
+//	join PEER [seed] [whole] [noserve] [host=H] [rack=R] [zone=Z] [up=N]
 //	leave PEER | open PEER [FREE] | close PEER
 //	want PEER [held=N,N-N] [slots=N] [noserve] | hold PEER [held=…] | stop PEER | drop PEER
 //	at PEER PIECE                 reads there
@@ -174,6 +174,8 @@ func (s *story) line(t *testing.T, line string) {
 		switch name {
 		case "seed":
 			ev.Seed = true
+		case "whole":
+			ev.Whole = true
 		case "noserve":
 			ev.Serves = false
 		case "host":
@@ -281,4 +283,5 @@ func TestUnackedAssignment(t *testing.T) { golden(t, "unacked-assignment") }
 func TestExhausted(t *testing.T)         { golden(t, "exhausted") }
 func TestRefusedTwice(t *testing.T)      { golden(t, "refused-twice") }
 func TestReaderJumps(t *testing.T)       { golden(t, "reader-jumps") }
+func TestWholePieces(t *testing.T)       { golden(t, "whole-pieces") }
 func TestChainGoesOn(t *testing.T)       { golden(t, "chain-goes-on") }

@@ -19,6 +19,7 @@ type task struct {
 	members []*member
 	of      map[Peer]*member
 	wanters int
+	wholes  int // members that get whole pieces from holders only
 
 	providers [][]*member         // by piece: listed holders and receivers, the seed not counted
 	offers    []*member           // listed members with a free slot, the seed not counted
@@ -195,6 +196,9 @@ func (k *Machine) enter(p *peer, t *task) *member {
 	if p.seed && t.seed == nil {
 		t.seed = m
 	}
+	if p.whole {
+		t.wholes++
+	}
 	return m
 }
 
@@ -267,6 +271,9 @@ func (k *Machine) dropMember(m *member, told bool) {
 		t.wanters--
 	}
 	m.serves, m.gone = false, true
+	if m.p.whole {
+		t.wholes--
+	}
 	if t.seed == m {
 		m.listed = false
 		k.refreshRange(m, 0, t.pieces)
@@ -365,7 +372,7 @@ func (k *Machine) refresh(m *member, n dragonfly.PieceNum) {
 		}
 	}
 	// Of an unknown length only what the seed verified is given on.
-	give := covered && m.listed && (held || t.layout.Known() || !m.p.seed)
+	give := covered && m.listed && (held || !m.p.whole && (t.layout.Known() || !m.p.seed))
 	if give == m.give.has(n) {
 		return
 	}
