@@ -188,7 +188,8 @@ func TestRandomEvents(t *testing.T) {
 	var sum Counts // of all runs: a test that does nothing would be green too
 	defer func() { t.Logf("%+v", sum) }()
 	rapid.Check(t, func(t *rapid.T) {
-		cfg := Config{Seed: rapid.Uint64().Draw(t, "seed")}
+		cfg := Config{Seed: rapid.Uint64().Draw(t, "seed"),
+			Failures: rapid.IntRange(0, 2).Draw(t, "failures"), Elimination: rapid.IntRange(0, 2).Draw(t, "elimination")}
 		c := &chaos{m: New(cfg), twin: New(cfg)}
 		c.m.partFrom = rapid.SampledFrom([]int{deep, 0}).Draw(t, "partFrom")
 		c.twin.partFrom = c.m.partFrom

@@ -56,14 +56,14 @@ type member struct {
 	listed bool // its pieces are in the books
 	slots  int
 
-	have  set   // verified
-	need  set   // wanted, and nothing on the way; of the seed: not there and not on the way
-	needs int   // size of need
-	lack  set   // wanted and not held
-	give  set   // listed, and held or on the way: what others may get from it
-	place []int // by piece of give: index in task.providers
-	offer int   // index in task.offers, -1: not there
-	index int   // in task.members
+	have  set     // verified
+	need  set     // wanted, and nothing on the way; of the seed: not there and not on the way
+	needs int     // size of need
+	lack  set     // wanted and not held
+	give  set     // listed, and held or on the way: what others may get from it
+	place []int32 // by piece of give: index in task.providers
+	offer int     // index in task.offers, -1: not there
+	index int     // in task.members
 
 	arrivals []*arrival
 	working  int // assignments in work
@@ -382,7 +382,7 @@ func (k *Machine) refresh(m *member, n dragonfly.PieceNum) {
 			for int(n) >= len(m.place) {
 				m.place = append(m.place, 0)
 			}
-			m.place[n] = len(t.providers[n])
+			m.place[n] = int32(len(t.providers[n]))
 			t.providers[n] = append(t.providers[n], m)
 		}
 		k.offering(m)
