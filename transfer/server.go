@@ -228,6 +228,7 @@ type stream struct {
 	file    *os.File
 	w       http.ResponseWriter
 	control *http.ResponseController
+	part    io.LimitedReader // of file
 }
 
 // run sends span as its bytes become ready. When the length of the content is
@@ -284,7 +285,8 @@ func (st *stream) send(ctx context.Context, off, end int64) (int64, error) {
 			return off, err
 		}
 		// sendfile wants the file right under a LimitedReader.
-		sent, err := io.Copy(st.w, &io.LimitedReader{R: st.file, N: n})
+		st.part = io.LimitedReader{R: st.file, N: n}
+		sent, err := io.Copy(st.w, &st.part)
 		off += sent
 		if st.server.Observe != nil {
 			st.server.Observe(sent)

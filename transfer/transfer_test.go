@@ -71,7 +71,9 @@ func TestSpans(t *testing.T) {
 	var sent atomic.Int64
 	s := newServer(shelf{taskID: parent})
 	s.Observe = func(n int64) { sent.Add(n) }
-	addr := serve(t, s)
+	h := httptest.NewServer(s)
+	defer h.Close()
+	addr := addrOf(h.Listener)
 	var total int64
 	for _, span := range []dragonfly.Span{{From: 0, To: 1}, {From: 0, To: 3*mib + 17}, {From: 64 * kib, To: 128 * kib}, {From: 3*mib + 16, To: 3*mib + 17}, {From: 1, To: mib}} {
 		got, err := fetchAll(t, c, want(addr, span.From, span.To))
@@ -87,6 +89,8 @@ func TestSpans(t *testing.T) {
 	if dials.Load() != 1 {
 		t.Errorf("%d connections for one fetch after the other", dials.Load())
 	}
+	c.Close()
+	h.Close() // waits for the handlers
 	if sent.Load() != total+17 {
 		t.Errorf("%d bytes observed, %d sent", sent.Load(), total+17)
 	}
@@ -132,13 +136,11 @@ func TestChain(t *testing.T) {
 	source := newContent(t, n)
 	addr := serve(t, newServer(shelf{taskID: source}))
 	c := newClient(t, transfer.ClientOptions{})
-	var hops []*content
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for range 5 {
 		hop := newContent(t, n)
 		clear(hop.data)
-		hops = append(hops, hop)
 		body, err := c.Fetch(t.Context(), want(addr, 0, n))
 		if err != nil {
 			t.Fatal(err)
