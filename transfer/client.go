@@ -67,7 +67,8 @@ func broken(ctx context.Context, err error) *FetchError {
 
 // ClientOptions are how a Client reaches parents.
 type ClientOptions struct {
-	// Dial makes a connection; nil: a net.Dialer's.
+	// Dial makes a connection and returns soon after ctx ends; nil: a
+	// net.Dialer's.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// TLS, if not nil, is spoken to every parent. Without a ServerName the
 	// parent's certificate must be for its address.

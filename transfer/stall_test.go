@@ -55,11 +55,17 @@ func (n *network) Addr() net.Addr { return &net.TCPAddr{} }
 var anywhere = netip.MustParseAddrPort("127.0.0.1:1")
 
 // inMemory runs a parent and a client on a network in memory and calls test
-// with both, in a synctest bubble.
+// with the client, in a synctest bubble.
 func inMemory(t *testing.T, s *transfer.Server, test func(t *testing.T, c *transfer.Client)) {
+	patient(t, s, 0, test)
+}
+
+// patient is inMemory with another stall time of the client, under an
+// http.Server that has time-outs of its own.
+func patient(t *testing.T, s *transfer.Server, stall time.Duration, test func(t *testing.T, c *transfer.Client)) {
 	n := &network{conns: make(chan net.Conn), done: make(chan struct{})}
-	c := transfer.New(transfer.ClientOptions{Dial: n.dial})
-	h := &http.Server{Handler: s}
+	c := transfer.New(transfer.ClientOptions{Dial: n.dial, Stall: stall})
+	h := &http.Server{Handler: s, ReadTimeout: 3 * time.Second, WriteTimeout: 3 * time.Second, IdleTimeout: time.Minute}
 	var wg sync.WaitGroup
 	wg.Go(func() { h.Serve(n) })
 	test(t, c)
@@ -89,6 +95,26 @@ func TestStalledBody(t *testing.T) {
 			_, err = body.Read(make([]byte, kib))
 			if took := time.Since(began); reason(t, err) != dragonfly.FailStalled || took < 5*time.Second || took > 5625*time.Millisecond {
 				t.Errorf("after %v: %v", took, err)
+			}
+		})
+	})
+}
+
+// TestSlowParent: however long a parent waits for its own bytes, its stream
+// lives, and ends cleanly where the content ends.
+func TestSlowParent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		parent := newContent(t, 100).unknown()
+		patient(t, newServer(shelf{taskID: parent}), time.Hour, func(t *testing.T, c *transfer.Client) {
+			body, err := c.Fetch(t.Context(), want(anywhere, 0, mib))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer body.Close()
+			time.AfterFunc(time.Minute, func() { parent.grow(t, 100) })
+			time.AfterFunc(2*time.Minute, parent.end)
+			if got, err := io.ReadAll(body); err != nil || !bytes.Equal(got, parent.data) {
+				t.Errorf("%d bytes, %v", len(got), err)
 			}
 		})
 	})

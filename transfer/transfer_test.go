@@ -11,10 +11,12 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -350,6 +352,29 @@ func TestAnswers(t *testing.T) {
 				t.Errorf("the answer names a path: %s", body)
 			}
 		})
+	}
+}
+
+// TestOwnTrouble: what goes wrong inside the parent is logged there and not
+// told to the child.
+func TestOwnTrouble(t *testing.T) {
+	parent := full(t, 1000)
+	if err := os.Remove(parent.path); err != nil {
+		t.Fatal(err)
+	}
+	s := newServer(shelf{taskID: parent})
+	var log bytes.Buffer
+	s.Log = slog.New(slog.NewTextHandler(&log, nil))
+	h := httptest.NewServer(s)
+	defer h.Close()
+	header := map[string]string{"If-Match": `"` + version.String() + `"`, "Authorization": "Dragonfly " + ticket.Secret()}
+	resp, body := raw(t, addrOf(h.Listener), "GET", contentPath(taskID), header)
+	if resp.StatusCode != 500 || strings.Contains(body, parent.path) {
+		t.Errorf("status %d: %s", resp.StatusCode, body)
+	}
+	h.Close() // waits for the handlers
+	if !strings.Contains(log.String(), parent.path) || strings.Contains(log.String(), ticket.Secret()) {
+		t.Errorf("logged: %s", log.String())
 	}
 }
 
