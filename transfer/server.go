@@ -237,10 +237,6 @@ func (st *stream) run(ctx context.Context, span dragonfly.Span, known bool) erro
 	if _, err := st.file.Seek(span.From, io.SeekStart); err != nil {
 		return err
 	}
-	// A server's time-outs for requests would end the wait for bytes.
-	if err := st.control.SetReadDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return err
-	}
 	// The header goes first, so that a child knows whom it waits for.
 	if err := st.extend(); err != nil {
 		return err
