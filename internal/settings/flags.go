@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,12 +14,12 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// AddFlags makes the flags of the settings. What they are given is kept until
-// Load.
-func (s *Set) AddFlags(to *pflag.FlagSet) {
+// AddFlags makes the flags of the settings, or those of the names in only. What
+// they are given is kept until Load.
+func (s *Set) AddFlags(to *pflag.FlagSet, only ...string) {
 	for _, f := range s.fields {
 		name := f.tag.Get("flag")
-		if name == "" {
+		if name == "" || len(only) > 0 && !slices.Contains(only, name) {
 			continue
 		}
 		usage := f.tag.Get("usage")
@@ -67,7 +68,7 @@ func (v *flagValue) Type() string {
 		return "text"
 	case v.value.Kind() == reflect.Slice:
 		return "list"
-	case v.value.Kind() == reflect.Struct:
+	case isText(v.value.Type()):
 		return strings.ToLower(v.value.Type().Name())
 	}
 	return v.value.Kind().String()

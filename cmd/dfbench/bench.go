@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"dragonfly"
+	"dragonfly/internal/swarm"
+	"dragonfly/wire"
+)
+
+// bench is what every figure works with.
+type bench struct {
+	dir      string
+	size     int64
+	runs     int
+	peers    int
+	out      io.Writer
+	programs swarm.Programs
+	origin   string       // URL of the file
+	sent     atomic.Int64 // bytes that the origin sent
+	onSent   func(total int64)
+}
+
+func (b *bench) path(parts ...string) string {
+	return filepath.Join(append([]string{b.dir}, parts...)...)
+}
+
+func (b *bench) say(format string, args ...any) { fmt.Fprintf(b.out, "  "+format+"\n", args...) }
+
+// serveOrigin writes the file and serves it in this process, with sendfile.
+func (b *bench) serveOrigin() (stop func(), err error) {
+	file, err := os.Create(b.path("file"))
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	// Beyond 2 GiB the file is sparse: those figures are not about time.
+	random := min(b.size, 2<<30)
+	if _, err := io.CopyN(file, rand.NewChaCha8([32]byte{1}), random); err != nil {
+		return nil, err
+	}
+	if err := file.Truncate(b.size); err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	b.origin = "http://" + l.Addr().String() + "/file"
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", `"`+strconv.FormatInt(b.size, 10)+`"`)
+		http.ServeFile(&counted{w, b}, r, b.path("file"))
+	})}
+	go func() { _ = srv.Serve(l) }()
+	return func() { srv.Close() }, nil
+}
+
+// counted counts what the origin sends and keeps sendfile.
+type counted struct {
+	http.ResponseWriter
+	b *bench
+}
+
+func (c *counted) count(n int64) {
+	total := c.b.sent.Add(n)
+	if c.b.onSent != nil {
+		c.b.onSent(total)
+	}
+}
+
+func (c *counted) Write(p []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(p)
+	c.count(int64(n))
+	return n, err
+}
+
+func (c *counted) ReadFrom(r io.Reader) (total int64, err error) {
+	limited, ok := r.(*io.LimitedReader)
+	if !ok {
+		return io.Copy(struct{ io.Writer }{c}, r)
+	}
+	// In steps, so that the count follows what was sent.
+	for limited.N > 0 && err == nil {
+		part := &io.LimitedReader{R: limited.R, N: min(limited.N, 4<<20)}
+		var n int64
+		n, err = c.ResponseWriter.(io.ReaderFrom).ReadFrom(part)
+		limited.N -= n
+		total += n
+		c.count(n)
+		if n == 0 {
+			break
+		}
+	}
+	return total, err
+}
+
+// cost is what a command took.
+type cost struct {
+	wall, cpu time.Duration
+}
+
+// curl measures a plain download.
+func (b *bench) curl(ctx context.Context, url string, headers ...string) (cost, error) {
+	args := []string{"-sS", "--fail", "-o", b.path("curl.out")}
+	for _, h := range headers {
+		args = append(args, "-H", h)
+	}
+	cmd := exec.CommandContext(ctx, "curl", append(args, url)...)
+	began := time.Now()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return cost{}, fmt.Errorf("curl: %w\n%s", err, out)
+	}
+	c := cost{time.Since(began), cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()}
+	return c, os.Remove(b.path("curl.out"))
+}
+
+// dfget measures a download by a host that has an agent or starts one; the
+// agent's share is counted in.
+func (b *bench) dfget(ctx context.Context, h swarm.Host, args ...string) (cost, swarm.Result, error) {
+	before := b.agentCPU(h)
+	cmd := h.Dfget(ctx, b.origin, b.path("dfget.out"), args...)
+	began := time.Now()
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return cost{}, swarm.Result{}, fmt.Errorf("dfget: %w\n%s", err, out)
+	}
+	c := cost{time.Since(began), cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()}
+	c.cpu += b.agentCPU(h) - before
+	result, err := swarm.ParseResult(out)
+	if err != nil {
+		return c, result, err
+	}
+	return c, result, os.Remove(b.path("dfget.out"))
+}
+
+// host is a peer with a home of its own.
+func (b *bench) host(n int, nodes ...string) swarm.Host {
+	h := swarm.Host{Programs: b.programs, Home: b.path("peer" + strconv.Itoa(n)), IP: fmt.Sprintf("127.0.1.%d", n%250+1)}
+	h.Args = []string{"--locallimit", "0"}
+	if len(nodes) > 0 {
+		h.Args = append(h.Args, "--node", strings.Join(nodes, ","))
+	}
+	return h
+}
+
+func (b *bench) supernode(ctx context.Context, home string, args ...string) (*swarm.Supernode, error) {
+	return b.programs.StartSupernode(ctx, swarm.SupernodeOptions{Home: b.path(home), Args: args})
+}
+
+// agents are the background processes of a host.
+func (b *bench) agents(h swarm.Host) (pids []int) {
+	for _, pid := range b.programs.Running() {
+		if strings.Contains(swarm.CommandLine(pid), h.Home) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// clockTick is the unit of times in /proc on Linux (USER_HZ).
+const clockTick = time.Second / 100
+
+func (b *bench) agentCPU(h swarm.Host) (total time.Duration) {
+	for _, pid := range b.agents(h) {
+		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			continue
+		}
+		fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
+		for _, f := range fields[11:13] {
+			ticks, _ := strconv.Atoi(f)
+			total += time.Duration(ticks) * clockTick
+		}
+	}
+	return total
+}
+
+// peakMemory is a process's largest resident set.
+func peakMemory(pid int) (dragonfly.Size, error) {
+	file, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close()
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		if text, ok := strings.CutPrefix(lines.Text(), "VmHWM:"); ok {
+			kb, err := strconv.ParseInt(strings.Fields(text)[0], 10, 64)
+			return dragonfly.Size(kb << 10), err
+		}
+	}
+	return 0, fmt.Errorf("no VmHWM of process %d", pid)
+}
+
+// remove ends a host's agent and forgets its home.
+func (b *bench) remove(ctx context.Context, h swarm.Host) error {
+	for _, pid := range b.agents(h) {
+		if p, err := os.FindProcess(pid); err == nil {
+			_ = p.Kill()
+		}
+		if err := swarm.Gone(ctx, pid); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(h.Home)
+}
+
+// seedURL gives the address of the task's content at the seed, and the headers
+// that admit to it, as a peer gets them.
+func (b *bench) seedURL(ctx context.Context, node string, dataPort string) (url string, headers []string, err error) {
+	m, err := dragonfly.ParseMember(node)
+	if err != nil {
+		return "", nil, err
+	}
+	s, err := wire.NewClient(m.Addr, wire.ClientOptions{}).Open(ctx, dragonfly.Hello{Protocol: dragonfly.ProtocolNumber, Agent: strings.Repeat("0", 32), Build: "dfbench"})
+	if err != nil {
+		return "", nil, err
+	}
+	defer s.Close(ctx, "measured")
+	info, err := s.Register(ctx, dragonfly.Registration{Job: "dfbench", Request: dragonfly.Request{URL: b.origin}})
+	if err != nil {
+		return "", nil, err
+	}
+	return fmt.Sprintf("http://127.0.0.1:%s/p2p/v1/tasks/%s/content", dataPort, info.Task),
+		[]string{"Authorization: Dragonfly " + info.Ticket.Secret(), `If-Match: "` + info.Version.String() + `"`}, nil
+}
+
+// progress reads the lines of dfget --json until done reaches the wanted
+// bytes.
+func progress(r io.Reader, wanted int64) error {
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		var p struct {
+			Done int64 `json:"done"`
+		}
+		if json.Unmarshal(lines.Bytes(), &p) == nil && p.Done >= wanted {
+			return nil
+		}
+	}
+	return fmt.Errorf("dfget ended before %d bytes: %w", wanted, lines.Err())
+}
+
+func median[T ~int64 | ~float64](values []T) T {
+	slices.Sort(values)
+	return values[len(values)/2]
+}
+
+// ratios prints the medians of two commands and their ratio, pair by pair.
+func (b *bench) ratios(ours, theirs []cost) {
+	var wall, cpu []float64
+	var w, c, tw, tc []time.Duration
+	for i := range ours {
+		wall = append(wall, ours[i].wall.Seconds()/theirs[i].wall.Seconds())
+		cpu = append(cpu, ours[i].cpu.Seconds()/theirs[i].cpu.Seconds())
+		w, c = append(w, ours[i].wall), append(c, ours[i].cpu)
+		tw, tc = append(tw, theirs[i].wall), append(tc, theirs[i].cpu)
+	}
+	ms := time.Millisecond
+	b.say("dfget and agent: wall %v, cpu %v; curl: wall %v, cpu %v (medians of %d)",
+		median(w).Round(ms), median(c).Round(ms), median(tw).Round(ms), median(tc).Round(ms), len(ours))
+	b.say("ratio: wall %.2f, cpu %.2f", median(wall), median(cpu))
+}

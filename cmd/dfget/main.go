@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command dfget downloads a file through the swarm, as wget does from its
+// source. It is a thin client of the account's agent, which it starts in the
+// background when there is none: "dfget server".
+//
+// Invariants: the output appears at its path whole and verified, or not at
+// all; nothing else is left behind beside it. What is printed on a stdout that
+// is no terminal are v1's lines and nothing else.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	_ "time/tzdata" // a container may have nothing but TZ
+
+	"github.com/spf13/cobra"
+
+	"dragonfly/internal/settings"
+)
+
+func main() {
+	ctx, stop := signals()
+	code := run(ctx, os.Args, streams{os.Stdin, os.Stdout, os.Stderr})
+	stop()
+	os.Exit(code)
+}
+
+// streams are what a process has open when it starts.
+type streams struct {
+	in       *os.File
+	out, err *os.File
+}
+
+// interrupted is the signal that ended a context.
+type interrupted struct{ signal syscall.Signal }
+
+func (i interrupted) Error() string { return "interrupted (" + i.signal.String() + ")" }
+
+// signals is a context that ends with an interrupted when the user or the
+// system says so.
+func signals() (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	came := make(chan os.Signal, 1)
+	listen := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup
+		listen = append(listen, syscall.SIGHUP)
+	}
+	signal.Notify(came, listen...)
+	go func() {
+		if s, ok := (<-came).(syscall.Signal); ok {
+			cancel(interrupted{s})
+			signal.Stop(came) // a second one ends the process at once
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+// run carries out a command line and returns the exit status.
+func run(ctx context.Context, args []string, std streams) int {
+	root := newRoot(args, std)
+	root.SetArgs(args[1:])
+	root.SetIn(std.in)
+	root.SetOut(std.out)
+	root.SetErr(std.err)
+	err := root.ExecuteContext(ctx)
+	if status, ok := errors.AsType[exitStatus](err); ok {
+		return int(status)
+	}
+	if err != nil {
+		fmt.Fprintln(std.err, "dfget:", err)
+		return exitUsage
+	}
+	return exitOK
+}
+
+func newRoot(args []string, std streams) *cobra.Command {
+	root := newGet(args, std)
+	root.AddCommand(newServer(std), newVersion(std.out), settings.GenDoc())
+	root.SilenceErrors = true // run prints them
+	root.SilenceUsage = true
+	root.SetFlagErrorFunc(settings.FlagError)
+	root.Version = build().Version
+	root.SetVersionTemplate(versionText())
+	return root
+}
+
+// exitStatus ends the process with a status after everything was said.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
+// Exit statuses. Those of v1's internal codes are the code modulo 256
+// (v1-protocol 9).
+const (
+	exitOK        = 0
+	exitUsage     = 1
+	codeLaunch    = 1100 // 76
+	codePrepare   = 1101 // 77
+	codeUser      = 1102 // 78
+	codeRefused   = 1103 // 79
+	codeDownload  = 1104 // 80
+	signalsFrom   = 128  // and the number of the signal: 130 for Ctrl-C
+	exitStatusDoc = `Exit status:
+  0    the output is complete (from the swarm or from the source)
+  1    a flag, the configuration or the output is wrong
+  2    a fault of dfget
+  76   the dfget server cannot be started
+  77   the home directory cannot be prepared
+  78   the user's home is not known
+  79   the supernode refuses the task
+  80   the download failed
+  130  interrupted (Ctrl-C); 143 terminated`
+)
+
+func newVersion(out io.Writer) *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := io.WriteString(out, versionText())
+			return err
+		},
+	}
+}

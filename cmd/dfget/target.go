@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"dragonfly"
+)
+
+// target is where the content goes.
+type target struct {
+	path string // absolute, or "-" for stdout
+	// stream says that the bytes are written as they come: stdout, a device, a
+	// pipe. Everything else is made beside its path and renamed.
+	stream bool
+}
+
+// targetOf checks the output before anything starts.
+func targetOf(output, rawURL string) (target, error) {
+	if output == "-" {
+		return target{"-", true}, nil
+	}
+	if output == "" {
+		u, err := url.Parse(rawURL)
+		if err != nil {
+			return target{}, err
+		}
+		if output = path.Base(u.Path); output == "." || output == "/" {
+			return target{}, fmt.Errorf("the url %s names no file: say where to put it with -o", u.Redacted())
+		}
+	}
+	abs, err := filepath.Abs(output)
+	if err != nil {
+		return target{}, err
+	}
+	info, err := os.Stat(abs)
+	switch {
+	case err == nil && info.IsDir():
+		u, _ := url.Parse(rawURL)
+		return target{}, fmt.Errorf("the output %s is a directory: name a file in it, as in -o %s", abs, filepath.Join(abs, path.Base("/"+u.Path)))
+	case err == nil && !info.Mode().IsRegular():
+		return target{abs, true}, nil // replacing /dev/null by a file helps nobody
+	case err != nil && os.IsPathSeparator(output[len(output)-1]):
+		return target{}, fmt.Errorf("the output %s is a directory: name a file in it", output)
+	}
+	// As v1 did: the first of the path's ancestors that exists must be writable.
+	for at := abs; ; at = filepath.Dir(at) {
+		err := unix.Access(at, unix.W_OK)
+		if err == nil && at != abs {
+			if info, err := os.Stat(at); err == nil && !info.IsDir() {
+				return target{}, fmt.Errorf("the output %s cannot be made: %s is no directory", abs, at)
+			}
+		}
+		switch {
+		case err == nil:
+			return target{abs, false}, nil
+		case !errors.Is(err, fs.ErrNotExist) || at == "/":
+			return target{}, fmt.Errorf("the output %s cannot be written (%s: %w): choose another place with -o, or run dfget as another user", abs, at, err)
+		}
+	}
+}
+
+// Ways to make the output of a content that is in the store (--link).
+const (
+	linkAuto    = "auto" // the first of the others that works, in their order
+	linkReflink = "reflink"
+	linkHard    = "hard"
+	linkCopy    = "copy"
+)
+
+// outputMode is v1's mode of outputs, before the umask.
+const outputMode = 0o755
+
+// place makes the output from a finished content: a temporary file beside it,
+// then a rename, so that the path holds the old file or all of the new one.
+// It says which way it went.
+func (t target) place(ctx context.Context, content *os.File, length int64, sign, link string) (way, temp string, err error) {
+	if err := os.MkdirAll(filepath.Dir(t.path), 0o755); err != nil {
+		return "", "", t.failure(err)
+	}
+	mode := os.FileMode(outputMode &^ umask())
+	temp = filepath.Join(filepath.Dir(t.path), "dfget-"+sign+".tmp-"+strconv.FormatUint(uint64(rand.Uint32()), 10))
+	defer func() {
+		// A rename between two names of one file does nothing.
+		if rerr := os.Remove(temp); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) && err == nil {
+			err = rerr
+		}
+	}()
+	info, err := content.Stat()
+	if err != nil {
+		return "", temp, t.failure(err)
+	}
+	if info.Size() < length {
+		return "", temp, fmt.Errorf("the content has %d bytes, %d were announced", info.Size(), length)
+	}
+	for _, way = range []string{linkReflink, linkHard, linkCopy} {
+		if link != linkAuto && link != way {
+			continue
+		}
+		switch way {
+		case linkReflink:
+			err = reflink(temp, content, mode)
+		case linkHard:
+			err = hardLink(temp, content, mode)
+		default:
+			err = copyTo(ctx, temp, content, length, mode)
+		}
+		if err == nil || way == linkCopy || link == way {
+			break
+		}
+		os.Remove(temp)
+	}
+	if err != nil {
+		if link != linkAuto && link != linkCopy {
+			err = fmt.Errorf("--link %s does not work here (--link auto finds a way that does): %w", link, err)
+		}
+		return way, temp, t.failure(err)
+	}
+	if ctx.Err() != nil {
+		return way, temp, context.Cause(ctx)
+	}
+	if err := os.Rename(temp, t.path); err != nil {
+		return way, temp, t.failure(err)
+	}
+	return way, temp, nil
+}
+
+func (t target) failure(err error) error {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return &dragonfly.Error{Kind: dragonfly.NoSpace, Err: err,
+			Message: "no room for the output in " + filepath.Dir(t.path) + ": make some or choose another place with -o; what was downloaded is kept for a while"}
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return fmt.Errorf("the output %s cannot be written: choose another place with -o: %w", t.path, err)
+	}
+	return err
+}
+
+// umask is the process's, which can only be read by setting it.
+func umask() int {
+	old := unix.Umask(0o077)
+	unix.Umask(old)
+	return old
+}
+
+func create(name string) (*os.File, error) {
+	return os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+}
+
+// reflink shares the content's blocks until one of the files is written.
+func reflink(name string, content *os.File, mode os.FileMode) (err error) {
+	f, err := create(name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := unix.IoctlFileClone(int(f.Fd()), int(content.Fd())); err != nil {
+		return os.NewSyscallError("reflink", err)
+	}
+	return f.Chmod(mode)
+}
+
+// errShared says that a hard link would be seen where it should not.
+var errShared = errors.New("the content is another account's, or another output of it has another mode")
+
+// hardLink gives the content's file one more name. Both names share one inode,
+// so its mode is set only where nobody else has an output of it.
+func hardLink(name string, content *os.File, mode os.FileMode) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(content.Fd()), &st); err != nil {
+		return err
+	}
+	as := os.FileMode(st.Mode).Perm()
+	if int(st.Uid) != os.Geteuid() || as != mode && st.Nlink > 1 {
+		return errShared
+	}
+	fd := int(content.Fd())
+	err := unix.Linkat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(fd), unix.AT_FDCWD, name, unix.AT_SYMLINK_FOLLOW)
+	if err != nil && unix.Linkat(fd, "", unix.AT_FDCWD, name, unix.AT_EMPTY_PATH) == nil {
+		err = nil
+	}
+	if err != nil {
+		return os.NewSyscallError("link", err)
+	}
+	if as == mode {
+		return nil
+	}
+	return os.Chmod(name, mode)
+}
+
+// copyStep is how much is copied between two looks at the context.
+const copyStep = 64 << 20
+
+// copyTo copies the content inside the kernel where that is possible.
+func copyTo(ctx context.Context, name string, content *os.File, length int64, mode os.FileMode) (err error) {
+	if _, err := content.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	f, err := create(name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	for left := length; left > 0; {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		n, err := io.CopyN(f, content, min(left, copyStep))
+		if err != nil {
+			return err
+		}
+		left -= n
+	}
+	return f.Chmod(mode)
+}

@@ -1,0 +1,604 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package peer
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net/url"
+	"os"
+	"sync"
+	"time"
+
+	"dragonfly"
+	"dragonfly/internal/piecehash"
+	"dragonfly/source"
+)
+
+// Patterns of a job (v1-protocol 9.3). Any other word behaves like cdn.
+const (
+	PatternP2P    = "p2p"    // fetches from the swarm and serves it
+	PatternSource = "source" // straight from the source
+)
+
+// Reasons why a job went to the source (v1-protocol 9).
+const (
+	ReasonNone     = 0
+	ReasonRegister = 1    // no supernode took the task
+	ReasonDownload = 3    // the swarm was lost in the middle
+	ReasonNoNodes  = 8    // there is no supernode to ask
+	ReasonAsked    = 100  // the user said so
+	ReasonNoSource = 1000 // added when the source was forbidden
+)
+
+// Job is one wish for a content.
+type Job struct {
+	ID       dragonfly.JobID
+	Request  dragonfly.Request
+	Pattern  string             // PatternP2P and so on
+	NoSource bool               // never download from the source by this host
+	Nodes    []dragonfly.Member // supernodes as configured; none: from the source
+	Limit    dragonfly.Rate     // of receiving this task; 0: none
+	Queue    int                // pieces in the receive queue; 0: 4
+	MinRate  dragonfly.Rate     // below it a download without Timeout is given up
+	Timeout  time.Duration      // of the whole job; 0: from MinRate and the length
+	Observe  Observer           // may be nil
+}
+
+// Observer is told what happens to a job, for logs. It is called from the
+// engine's goroutines and must not block.
+type Observer interface {
+	// Registered is one attempt to register at one supernode.
+	Registered(node dragonfly.Member, info dragonfly.TaskInfo, cost time.Duration, err error)
+	// Piece is an assignment that brought all its bytes.
+	Piece(p PieceDone)
+	// PieceFailed is an assignment that did not.
+	PieceFailed(p PieceDone, reason dragonfly.FailReason, err error)
+	// Fallback is the decision to go to the source, with v1's reason.
+	Fallback(reason int, err error)
+	// Migrated is a change of the supernode in mid-download.
+	Migrated(node dragonfly.Member)
+}
+
+// PieceDone is an assignment that ended.
+type PieceDone struct {
+	Assignment dragonfly.Assignment
+	Layout     dragonfly.Layout
+	Bytes      int64
+	Took       time.Duration
+}
+
+// Progress is a job's state at one moment.
+type Progress struct {
+	Task       dragonfly.TaskID `json:"task"`
+	Length     int64            `json:"length"` // dragonfly.UnknownLength until known
+	Done       int64            `json:"done"`   // bytes verified or arrived
+	FromSource int64            `json:"fromSource"`
+	FromSeed   int64            `json:"fromSeed"`
+	FromPeers  int64            `json:"fromPeers"`
+	Node       string           `json:"node,omitempty"` // host:port of the supernode
+	Reason     int              `json:"reason"`         // v1's back-source reason
+	Limited    bool             `json:"limited,omitempty"`
+}
+
+// maxSlots is how many pieces of a task a supernode gives at once (FAQ:
+// sequence of P2P distribution).
+const maxSlots = 4
+
+// Download is a started job.
+type Download struct {
+	job   Job
+	t     *task
+	done  chan struct{} // closed when the job has ended
+	close func()
+
+	mu     sync.Mutex // guards below
+	err    error
+	reason int
+	node   string
+	h      *holding // of the finished content
+}
+
+// Start begins a job and returns at once. Jobs for the same task share one
+// download. ctx ends the job, as Close does.
+func (e *Engine) Start(ctx context.Context, job Job) (*Download, error) {
+	u, err := url.Parse(job.Request.URL)
+	if err != nil || u.Host == "" {
+		return nil, &dragonfly.Error{Kind: dragonfly.Invalid, Message: "the url must look like http://host/path"}
+	}
+	if e.ctx.Err() != nil {
+		return nil, errClosed
+	}
+	t := e.task(job.Request.TaskID())
+	d := &Download{job: job, t: t, done: make(chan struct{})}
+	ctx, cancel := context.WithCancelCause(ctx)
+	working := e.work()
+	d.close = func() { cancel(errStopped) }
+
+	t.mu.Lock()
+	first := len(t.downloads) == 0
+	t.downloads[d] = struct{}{}
+	t.job = job.ID
+	if first {
+		t.req, t.serves = job.Request, job.Pattern == PatternP2P
+		t.limiter = NewLimiter(job.Limit)
+		for i := range t.bytes {
+			t.bytes[i].Store(0)
+		}
+		t.limited.Store(false)
+	} else if job.Limit == 0 {
+		t.limiter = nil
+	}
+	t.mu.Unlock()
+	e.wg.Go(func() {
+		defer working()
+		defer context.AfterFunc(e.ctx, func() { cancel(errClosed) })()
+		d.run(ctx)
+		cancel(nil)
+		d.left()
+	})
+	return d, nil
+}
+
+var errStopped = &dragonfly.Error{Kind: dragonfly.Canceled, Message: "the download was cancelled"}
+
+// left takes an ended download out of its task; the last one stops it.
+func (d *Download) left() {
+	t := d.t
+	t.mu.Lock()
+	delete(t.downloads, d)
+	last, n, h := len(t.downloads) == 0, t.node, t.h
+	t.mu.Unlock()
+	if last && n != nil && h != nil && !h.complete() {
+		t.mu.Lock()
+		for _, f := range t.flows {
+			f.cancel()
+		}
+		t.mu.Unlock()
+		n.report(dragonfly.Event{Kind: dragonfly.EventStopped, Task: t.id, Version: h.version, Job: d.job.ID})
+	}
+	close(d.done)
+}
+
+// end records the outcome; the first one counts.
+func (d *Download) end(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.err == nil && d.h == nil {
+		d.err = err
+	}
+	d.close()
+}
+
+// run drives the download to its end.
+func (d *Download) run(ctx context.Context) {
+	err := d.attempt(ctx)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.err != nil {
+		return // it was ended from outside
+	}
+	if err == nil {
+		d.h = d.t.holding()
+	}
+	d.err = err
+}
+
+func (d *Download) attempt(ctx context.Context) error {
+	err := d.timed(ctx, d.fetch)
+	if errors.Is(err, errTimeout) && ctx.Err() == nil && d.job.Pattern != PatternSource {
+		// The swarm had its time; the source gets as much (v1-protocol 9.6).
+		err = d.timed(ctx, func(ctx context.Context) error { return d.fallback(ctx, ReasonNone, err) })
+	}
+	want := expectation(d.job.Request)
+	h := d.t.holding()
+	switch {
+	case err != nil:
+		return err
+	case h == nil:
+		return errSuperseded
+	case want.IsZero() || h.content.Meta().Digest == want:
+		return nil
+	}
+	if err := check(ctx, h, want); err != nil {
+		return err
+	}
+	return h.content.SetDigest(want)
+}
+
+var errTimeout = &dragonfly.Error{Kind: dragonfly.Unavailable, Message: "the download took longer than --timeout or --minrate allow"}
+
+// timed runs a part of the job within its time: Timeout, else 10 s and what
+// the length takes at MinRate, once the length is known (v1-protocol 9.6).
+func (d *Download) timed(ctx context.Context, part func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if d.job.Timeout > 0 {
+		defer time.AfterFunc(d.job.Timeout, func() { cancel(errTimeout) }).Stop()
+	} else if d.job.MinRate > 0 {
+		d.t.e.wg.Go(func() {
+			length := d.t.length(ctx)
+			allowed := 10*time.Second + time.Duration(length/int64(d.job.MinRate))*time.Second
+			timer := time.NewTimer(allowed)
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+				cancel(errTimeout)
+			case <-ctx.Done():
+			}
+		})
+	}
+	err := part(ctx)
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, errTimeout) {
+		return cause
+	}
+	return err
+}
+
+// length waits until the length of the content is known; 0 when ctx ends.
+func (t *task) length(ctx context.Context) int64 {
+	for {
+		changed := t.change()
+		if h := t.holding(); h != nil && h.Layout().Known() {
+			return h.Layout().Length
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return 0
+		}
+	}
+}
+
+// fetch makes the content complete: through the swarm where it can, else from
+// the source.
+func (d *Download) fetch(ctx context.Context) error {
+	switch {
+	case d.job.Pattern == PatternSource:
+		return d.fallback(ctx, ReasonAsked, nil)
+	case len(d.job.Nodes) == 0 || d.t.e.cfg.Dial == nil:
+		return d.fallback(ctx, ReasonNoNodes, nil)
+	}
+	began := false
+	var patience time.Time
+	for {
+		n, info, err := d.join(ctx, began)
+		switch {
+		case err == nil && info.Grant == dragonfly.GrantDirect:
+			return d.fallback(ctx, ReasonRegister, errors.New("the supernode cannot reach the source and leaves it to this host"))
+		case err == nil:
+			began, patience = true, time.Time{}
+			err = d.await(ctx, n)
+			if err == nil || !errors.Is(err, errNodeLost) {
+				return err
+			}
+			continue
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case definitive(err):
+			return err
+		case began:
+			// The source is spared for a while: a supernode that was only
+			// restarted is back soon, and everybody would ask at once.
+			now := time.Now()
+			if patience.IsZero() {
+				patience = now.Add(5*time.Second + rand.N(5*time.Second))
+			}
+			if now.Before(patience) {
+				select {
+				case <-time.After(200*time.Millisecond + rand.N(200*time.Millisecond)):
+				case <-ctx.Done():
+				}
+				continue
+			}
+			return d.fallback(ctx, ReasonDownload, err)
+		default:
+			return d.fallback(ctx, ReasonRegister, err)
+		}
+	}
+}
+
+// definitive says that asking another supernode or the source gives the same.
+func definitive(err error) bool {
+	switch dragonfly.KindOf(err) {
+	case dragonfly.Invalid, dragonfly.NotFound, dragonfly.Unauthorized, dragonfly.Forbidden, dragonfly.DigestMismatch, dragonfly.NoSpace:
+		return true
+	}
+	return false
+}
+
+// join registers the task at the first supernode of its ranking that takes it;
+// each is tried twice (FAQ: multiple-supernode mode).
+func (d *Download) join(ctx context.Context, again bool) (*node, dragonfly.TaskInfo, error) {
+	members := d.job.Nodes
+	var last error
+	for round := range 2 {
+		for _, m := range dragonfly.Rank(d.t.id, members) {
+			n := d.t.e.node(m)
+			began := time.Now()
+			info, err := n.register(ctx, d.t)
+			if e, ok := errors.AsType[*dragonfly.Error](err); ok && e.Kind == dragonfly.NotOwner && len(e.Members) > 0 && round == 0 {
+				members = e.Members
+			}
+			if d.job.Observe != nil {
+				d.job.Observe.Registered(m, info, time.Since(began), err)
+			}
+			if err == nil {
+				err = d.t.joined(n, info)
+			}
+			if err == nil {
+				d.mu.Lock()
+				moved := again && d.node != m.Addr
+				d.node = m.Addr
+				d.mu.Unlock()
+				if moved && d.job.Observe != nil {
+					d.job.Observe.Migrated(m)
+				}
+				return n, info, nil
+			}
+			last = err
+			if ctx.Err() != nil || definitive(err) {
+				return nil, info, err
+			}
+		}
+	}
+	return nil, dragonfly.TaskInfo{}, last
+}
+
+// joined takes in the answer to a registration.
+func (t *task) joined(n *node, info dragonfly.TaskInfo) error {
+	if info.Grant == dragonfly.GrantDirect {
+		return nil
+	}
+	if info.Failed != nil {
+		return info.Failed
+	}
+	t.mu.Lock()
+	t.node = n
+	t.mu.Unlock()
+	h, err := t.adopt(info.Version, info.Layout, info.Ticket, source.Info{})
+	if err != nil {
+		return err
+	}
+	if info.Complete && !h.complete() {
+		return t.inline(h, info.Inline)
+	}
+	return nil
+}
+
+// inline takes content that came inside a register answer.
+func (t *task) inline(h *holding, content []byte) error {
+	layout := h.Layout()
+	if layout.Length != int64(len(content)) {
+		return &dragonfly.Error{Kind: dragonfly.Internal, Message: "the supernode's inline content has another length than it announced"}
+	}
+	if _, err := h.content.WriteAt(content, 0); err != nil {
+		return err
+	}
+	t.count(dragonfly.ParentSeed, int64(len(content)))
+	blocks := make([]piecehash.Block, 0, 1)
+	for n := range dragonfly.PieceNum(layout.Pieces()) {
+		from, to := layout.Extent(n)
+		blocks = blocks[:0]
+		for b := from; b == from || b < to; b += dragonfly.BlockLen {
+			blocks = append(blocks, piecehash.SumBlock(content[b:min(b+dragonfly.BlockLen, to)]))
+		}
+		if err := h.commit(n, piecehash.Piece(blocks)); err != nil {
+			return err
+		}
+		ev := dragonfly.Event{Kind: dragonfly.EventVerified, Task: h.task, Version: h.version, Piece: n}
+		t.report(ev)
+		t.observe(func(o Observer) {
+			o.Piece(PieceDone{Layout: layout, Bytes: to - from, Assignment: dragonfly.Assignment{Task: h.task, Version: h.version,
+				Piece: n, Span: dragonfly.Span{From: from, To: to}, Parent: dragonfly.Parent{Kind: dragonfly.ParentSeed}}})
+		})
+	}
+	return nil
+}
+
+// news takes in what a supernode says about a task later on.
+func (t *task) news(info dragonfly.TaskInfo) {
+	if info.Failed != nil {
+		t.fail(info.Failed)
+		return
+	}
+	if _, err := t.adopt(info.Version, info.Layout, info.Ticket, source.Info{}); err != nil {
+		t.fail(err)
+	}
+}
+
+// leaveNode says that the task is registered nowhere any more.
+func (t *task) leaveNode(n *node) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.node == n {
+		t.node = nil
+		t.notify()
+	}
+}
+
+// await returns when the content is complete, or errNodeLost.
+func (d *Download) await(ctx context.Context, n *node) error {
+	t := d.t
+	for {
+		changed := t.change()
+		t.mu.Lock()
+		h, at := t.h, t.node
+		t.mu.Unlock()
+		switch {
+		case h != nil && h.complete():
+			return nil
+		case at != n:
+			return errNodeLost
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// fallback reads the source from this host.
+func (d *Download) fallback(ctx context.Context, reason int, why error) error {
+	if d.job.NoSource && reason != ReasonAsked {
+		reason += ReasonNoSource
+	}
+	d.mu.Lock()
+	d.reason = reason
+	d.mu.Unlock()
+	if d.job.Observe != nil {
+		d.job.Observe.Fallback(reason, why)
+	}
+	if d.job.NoSource && reason != ReasonAsked {
+		if why == nil {
+			why = errors.New("no supernode is configured")
+		}
+		return &dragonfly.Error{Kind: dragonfly.Unavailable, Message: "no supernode can be used and --notbs forbids the source", Err: why}
+	}
+	return d.t.direct(ctx)
+}
+
+// registration is what this host says about the task to a supernode.
+func (t *task) registration() dragonfly.Registration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := dragonfly.Registration{Job: t.job, Request: t.req, Serve: t.serves, Holding: len(t.downloads) == 0, Inline: true}
+	for d := range t.downloads {
+		if q := d.job.Queue; q < maxSlots {
+			r.Slots = q // fewer than the supernode would give
+		}
+	}
+	if t.h != nil {
+		r.Version, r.Layout, r.Held = t.h.version, t.h.Layout(), t.h.content.Held()
+	} else if content, ok := t.e.cfg.Store.Lookup(t.id); ok {
+		r.Version, r.Layout, r.Held = content.Meta().Version, content.Meta().Layout, content.Held()
+		content.Release()
+	}
+	return r
+}
+
+func (t *task) isSeed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.seed
+}
+
+func (t *task) atWork() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.flows)
+}
+
+func (t *task) starving() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.downloads) > 0 && len(t.flows) == 0 && (t.h == nil || !t.h.complete())
+}
+
+// Progress is the job's present state.
+func (d *Download) Progress() Progress {
+	t := d.t
+	p := Progress{Task: t.id, Length: dragonfly.UnknownLength,
+		FromSource: t.bytes[0].Load(), FromSeed: t.bytes[1].Load(), FromPeers: t.bytes[2].Load(), Limited: t.limited.Load()}
+	d.mu.Lock()
+	h := d.h
+	p.Reason, p.Node = d.reason, d.node
+	d.mu.Unlock()
+	if h == nil {
+		h = t.holding()
+	}
+	if h != nil {
+		p.Length, p.Done = h.Layout().Length, h.done()
+	}
+	return p
+}
+
+// done is how many bytes are held or arriving.
+func (h *holding) done() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var total int64
+	held := h.content.Held()
+	for n := range held.All() {
+		from, to := h.layout.Extent(n)
+		total += to - from
+	}
+	for n, a := range h.arriving {
+		if !held.Has(n) {
+			for _, s := range a.spans {
+				total += s.Len()
+			}
+		}
+	}
+	return total
+}
+
+// Changed is closed when the job's state changes next.
+func (d *Download) Changed() <-chan struct{} { return d.t.change() }
+
+// Done is closed when the job has ended.
+func (d *Download) Done() <-chan struct{} { return d.done }
+
+// Wait returns the job's outcome, a *dragonfly.Error where somebody can act on
+// it.
+func (d *Download) Wait(ctx context.Context) error {
+	select {
+	case <-d.done:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.err
+}
+
+// File is a read-only descriptor of the finished content; the caller closes it.
+func (d *Download) File() (*os.File, error) {
+	d.mu.Lock()
+	h := d.h
+	d.mu.Unlock()
+	if h == nil {
+		return nil, errors.New("the download has not succeeded")
+	}
+	return h.content.OpenFile()
+}
+
+// Reader gives the verified bytes from the content offset from on, in order
+// and as they come. It waits for the task's version to be known.
+func (d *Download) Reader(ctx context.Context, from int64) (io.Reader, error) {
+	for {
+		changed := d.t.change()
+		if h := d.t.holding(); h != nil {
+			return &reader{ctx: ctx, h: h, off: from, end: from}, nil
+		}
+		select {
+		case <-changed:
+		case <-d.done:
+			return nil, d.Wait(ctx)
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// Close ends the job if it is still at work; what was verified stays.
+func (d *Download) Close() error {
+	d.close()
+	<-d.done
+	return nil
+}
+
+// sourceCID names the source of a URL in logs, beside v1's cids.
+func sourceCID(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return "source:"
+	}
+	return "source:" + u.Host
+}

@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package peer
+
+import (
+	"cmp"
+	"context"
+	"crypto/subtle"
+	"fmt"
+	"slices"
+	"sync"
+
+	"dragonfly"
+	"dragonfly/internal/piecehash"
+	"dragonfly/store"
+)
+
+// holding is what this host has of one version of a task: the verified pieces
+// in its store, and the pieces that are arriving. It knows nothing of
+// schedulers or jobs; whoever writes into it or reads from it is told when it
+// grows and when it becomes void.
+type holding struct {
+	task    dragonfly.TaskID
+	version dragonfly.Version
+	content *store.Content
+
+	mu       sync.Mutex // guards all below
+	layout   dragonfly.Layout
+	tickets  [2]dragonfly.Ticket // the newest and the one before it
+	manifest []dragonfly.PieceDigest
+	arriving map[dragonfly.PieceNum]*arrival
+	grown    chan struct{} // closed at the next change; nil while nobody waits
+	judged   bool          // its whole digest is being compared
+	void     error         // why no more bytes of this version will come
+}
+
+// arrival is a piece on its way: which spans are here, and who sent them.
+type arrival struct {
+	blocks  []piecehash.Block
+	spans   []dragonfly.Span // received, disjoint, ascending, content offsets
+	senders []sender
+}
+
+// sender is a parent's share of an arriving piece.
+type sender struct {
+	assignment dragonfly.Assignment
+	span       dragonfly.Span
+}
+
+func newHolding(content *store.Content, ticket dragonfly.Ticket) *holding {
+	meta := content.Meta()
+	return &holding{
+		task:     meta.Task,
+		version:  meta.Version,
+		content:  content,
+		layout:   meta.Layout,
+		tickets:  [2]dragonfly.Ticket{ticket},
+		arriving: map[dragonfly.PieceNum]*arrival{},
+	}
+}
+
+// notify wakes everybody who waits for a change. h.mu is held.
+func (h *holding) notify() {
+	if h.grown != nil {
+		close(h.grown)
+		h.grown = nil
+	}
+}
+
+// change is closed at the next change. h.mu is held.
+func (h *holding) change() <-chan struct{} {
+	if h.grown == nil {
+		h.grown = make(chan struct{})
+	}
+	return h.grown
+}
+
+// fail makes the holding void: readers that wait for more get err.
+func (h *holding) fail(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.void == nil {
+		h.void = err
+		h.notify()
+	}
+}
+
+func (h *holding) setTicket(t dragonfly.Ticket) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.tickets[0] != t {
+		h.tickets = [2]dragonfly.Ticket{t, h.tickets[0]}
+	}
+}
+
+// admits compares in constant time with the newest ticket and the one before
+// it, which children may still present after a supernode was restarted.
+func (h *holding) admits(t dragonfly.Ticket) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	newest := subtle.ConstantTimeCompare(t[:], h.tickets[0][:])
+	before := subtle.ConstantTimeCompare(t[:], h.tickets[1][:])
+	return newest|before == 1 && !t.IsZero()
+}
+
+func (h *holding) Layout() dragonfly.Layout {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.layout
+}
+
+func (h *holding) setLength(length int64) error {
+	if err := h.content.SetLength(length); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.layout.Length = length
+	h.notify()
+	return nil
+}
+
+// complete says that every piece is held.
+func (h *holding) complete() bool {
+	layout := h.Layout()
+	return layout.Known() && h.content.Held().Count() == layout.Pieces()
+}
+
+// missing yields the pieces that are not held, ascending; with an unknown
+// length it ends after the first piece beyond the held ones.
+func (h *holding) missing() []dragonfly.PieceNum {
+	layout, held := h.Layout(), h.content.Held()
+	var out []dragonfly.PieceNum
+	if !layout.Known() {
+		for n := dragonfly.PieceNum(0); ; n++ {
+			if !held.Has(n) {
+				return append(out, n)
+			}
+		}
+	}
+	for n := range dragonfly.PieceNum(layout.Pieces()) {
+		if !held.Has(n) {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// expected is the digest of a piece as the manifest has it; zero: not known.
+func (h *holding) expected(n dragonfly.PieceNum) dragonfly.PieceDigest {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if int(n) < len(h.manifest) {
+		return h.manifest[n]
+	}
+	return dragonfly.PieceDigest{}
+}
+
+func (h *holding) learn(n dragonfly.PieceNum, d dragonfly.PieceDigest) {
+	if d.IsZero() {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if missing := int(n) + 1 - len(h.manifest); missing > 0 {
+		h.manifest = append(h.manifest, make([]dragonfly.PieceDigest, missing)...)
+	}
+	h.manifest[n] = d
+}
+
+// arrive begins or continues to receive a piece and returns where its block
+// digests go.
+func (h *holding) arrive(n dragonfly.PieceNum) *arrival {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	a := h.arriving[n]
+	if a == nil {
+		from, to := h.layout.Extent(n)
+		a = &arrival{blocks: make([]piecehash.Block, piecehash.Blocks(to-from))}
+		h.arriving[n] = a
+	}
+	return a
+}
+
+// advance records that the bytes of span are on disk and hashed. Growth of the
+// newest span is the hot path.
+func (h *holding) advance(a *arrival, span dragonfly.Span) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	a.spans = merge(a.spans, span)
+	h.notify()
+}
+
+// merge adds s to disjoint ascending spans.
+func merge(spans []dragonfly.Span, s dragonfly.Span) []dragonfly.Span {
+	if s.Len() <= 0 {
+		return spans
+	}
+	i, _ := slices.BinarySearchFunc(spans, s.From, func(x dragonfly.Span, from int64) int {
+		return cmp.Compare(x.To, from)
+	})
+	j := i
+	for ; j < len(spans) && spans[j].From <= s.To; j++ {
+		s.From, s.To = min(s.From, spans[j].From), max(s.To, spans[j].To)
+	}
+	if j == i+1 {
+		spans[i] = s // the common case: a span grows in place
+		return spans
+	}
+	return slices.Replace(spans, i, j, s)
+}
+
+// cut forgets the received bytes of a piece from off on, which a broken
+// transfer left in the middle of a block.
+func (h *holding) cut(a *arrival, span dragonfly.Span) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var kept []dragonfly.Span
+	for _, s := range a.spans {
+		if s.From < span.From {
+			kept = merge(kept, dragonfly.Span{From: s.From, To: min(s.To, span.From)})
+		}
+		if s.To > span.To {
+			kept = merge(kept, dragonfly.Span{From: max(s.From, span.To), To: s.To})
+		}
+	}
+	a.spans = kept
+}
+
+// sent records that an assignment brought a span of the piece, and says
+// whether the piece is whole now.
+func (h *holding) sent(n dragonfly.PieceNum, a *arrival, assignment dragonfly.Assignment, span dragonfly.Span) (whole bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if span.Len() > 0 {
+		a.senders = append(a.senders, sender{assignment, span})
+	}
+	from, to := h.layout.Extent(n)
+	return from == to || len(a.spans) == 1 && a.spans[0].From <= from && a.spans[0].To >= to
+}
+
+// give hands out who sent what of an arriving piece, and its computed digest.
+func (h *holding) give(n dragonfly.PieceNum) (a *arrival, digest dragonfly.PieceDigest, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	a = h.arriving[n]
+	if a == nil {
+		return nil, digest, false
+	}
+	from, to := h.layout.Extent(n)
+	blocks := a.blocks[:piecehash.Blocks(to-from)]
+	return a, piecehash.Piece(blocks), true
+}
+
+// commit turns an arrived piece into a held one.
+func (h *holding) commit(n dragonfly.PieceNum, d dragonfly.PieceDigest) error {
+	if err := h.content.Commit(n, d); err != nil {
+		return err
+	}
+	h.learn(n, d)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.arriving, n)
+	h.notify()
+	return nil
+}
+
+// discard forgets an arriving piece whose bytes proved wrong. Streams that it
+// feeds are reset, since they wait for bytes of an arrival that is gone.
+func (h *holding) discard(n dragonfly.PieceNum) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.arriving, n)
+	h.notify()
+}
+
+// received is how far the piece's bytes are here from its start on, for the
+// store's resume records.
+func (h *holding) received(n dragonfly.PieceNum) int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	from, _ := h.layout.Extent(n)
+	if a := h.arriving[n]; a != nil && len(a.spans) > 0 && a.spans[0].From == from {
+		return a.spans[0].To
+	}
+	return from
+}
+
+// available is how far the bytes from off on are here, held or arriving, and
+// the arrival that the byte at off belongs to.
+func (h *holding) available(off int64) (end int64, a *arrival, err error) {
+	for end = off; ; {
+		if h.layout.Known() && end >= h.layout.Length {
+			return end, a, nil
+		}
+		n := h.layout.PieceAt(end)
+		if h.content.Has(n) {
+			_, end = h.layout.Extent(n)
+			continue
+		}
+		arriving := h.arriving[n]
+		if end == off {
+			a = arriving
+		}
+		if arriving == nil {
+			return end, a, nil
+		}
+		for _, s := range arriving.spans {
+			if s.From <= end && end < s.To {
+				end = s.To
+			}
+		}
+		return end, a, nil
+	}
+}
+
+// ready waits until bytes from off on are here and says how far they go. It
+// serves cut-through: the bytes may be arriving and not verified. It fails
+// when the piece at off is neither held nor arriving, or proves bad meanwhile.
+func (h *holding) ready(ctx context.Context, off int64) (end int64, err error) {
+	var before *arrival
+	for {
+		h.mu.Lock()
+		end, a, err := h.available(off)
+		switch {
+		case err != nil || end > off:
+			h.mu.Unlock()
+			return end, err
+		case h.layout.Known() && off >= h.layout.Length:
+			h.mu.Unlock()
+			return off, nil
+		case h.void != nil:
+			h.mu.Unlock()
+			return 0, h.void
+		case before != nil && a != before:
+			h.mu.Unlock()
+			return 0, fmt.Errorf("piece %d of task %s is not arriving any more", h.layout.PieceAt(off), h.task)
+		}
+		before = a
+		grown := h.change()
+		h.mu.Unlock()
+		select {
+		case <-grown:
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
+	}
+}
+
+// verified waits until the piece that holds off is held and says how far the
+// held bytes go from there.
+func (h *holding) verified(ctx context.Context, off int64) (end int64, err error) {
+	for {
+		h.mu.Lock()
+		end = off
+		for !h.layout.Known() || end < h.layout.Length {
+			n := h.layout.PieceAt(end)
+			if !h.content.Has(n) {
+				break
+			}
+			_, end = h.layout.Extent(n)
+		}
+		if end > off || h.layout.Known() && off >= h.layout.Length && h.content.Held().Count() == h.layout.Pieces() {
+			h.mu.Unlock()
+			return end, nil
+		}
+		if h.void != nil {
+			h.mu.Unlock()
+			return 0, h.void
+		}
+		grown := h.change()
+		h.mu.Unlock()
+		select {
+		case <-grown:
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
+	}
+}

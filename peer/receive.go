@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package peer
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"dragonfly"
+	"dragonfly/internal/piecehash"
+	"dragonfly/transfer"
+)
+
+// readSize is one read from a parent or the source: a few blocks, so that a
+// hop of a cut-through chain adds little, and few system calls are made.
+const readSize = 4 * dragonfly.BlockLen
+
+// prefixStep is how many received bytes of an unverified piece may be fetched
+// again after a crash.
+const prefixStep = 16 * dragonfly.BlockLen
+
+// buffers holds the one buffer per transfer that bodies pass through.
+var buffers = sync.Pool{New: func() any { return new(make([]byte, readSize)) }}
+
+// fill copies a body into the holding at span, hashing on the way, and says
+// how far it came. A broken body leaves whole blocks only: end is where the
+// next transfer of this piece has to begin. An io.EOF before the span's end is
+// returned as such when the length of the content is unknown.
+func (t *task) fill(ctx context.Context, h *holding, n dragonfly.PieceNum, span dragonfly.Span, body io.Reader, from dragonfly.ParentKind) (end int64, err error) {
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	start, _ := h.Layout().Extent(n)
+	a := h.arrive(n)
+	blocks := piecehash.NewHasher(a.blocks, span.From-start)
+	defer blocks.Close()
+
+	recorded := span.From
+	for end = span.From; end < span.To; {
+		var m int
+		m, err = body.Read((*buf)[:min(readSize, span.To-end)])
+		if m > 0 {
+			b := (*buf)[:m]
+			if lerr := t.throttle(ctx, m); lerr != nil {
+				err = lerr
+				break
+			}
+			blocks.Write(b)
+			if _, werr := h.content.WriteAt(b, end); werr != nil {
+				err = &storeError{werr}
+				break
+			}
+			end += int64(m)
+			h.advance(a, dragonfly.Span{From: span.From, To: end})
+			t.count(from, int64(m))
+			if end-recorded >= prefixStep {
+				recorded = t.remember(h, n)
+			}
+		}
+		if err != nil {
+			break
+		}
+	}
+	if end == span.To {
+		err = nil
+	}
+	_, pieceEnd := h.Layout().Extent(n)
+	if end == pieceEnd || errors.Is(err, io.EOF) {
+		blocks.Flush() // the content's last block may be short
+		return end, err
+	}
+	if whole := start + (end-start)/dragonfly.BlockLen*dragonfly.BlockLen; whole < end {
+		whole = max(whole, span.From)
+		h.cut(a, dragonfly.Span{From: whole, To: end})
+		end = whole
+	}
+	t.remember(h, n)
+	return end, err
+}
+
+// storeError marks a failure to write here, which is no parent's fault.
+type storeError struct{ error }
+
+func (e *storeError) Unwrap() error { return e.error }
+
+// remember records the received start of a piece for a later process. Losing
+// such a record costs bytes, never correctness, so its errors do not matter.
+func (t *task) remember(h *holding, n dragonfly.PieceNum) int64 {
+	to := h.received(n)
+	start, _ := h.Layout().Extent(n)
+	to = start + (to-start)/dragonfly.BlockLen*dragonfly.BlockLen
+	if to > start {
+		_ = h.content.Prefix(n, to)
+	}
+	return to
+}
+
+// recall brings back the received start of a piece that an earlier process
+// left, and hashes it again.
+func (t *task) recall(h *holding, n dragonfly.PieceNum) {
+	prefix := h.content.Prefixes()[n]
+	start, stop := h.Layout().Extent(n)
+	if prefix <= start || prefix > stop || h.received(n) > start {
+		return
+	}
+	a := h.arrive(n)
+	blocks := piecehash.NewHasher(a.blocks, 0)
+	defer blocks.Close()
+	if _, err := io.Copy(blocks, io.NewSectionReader(h.content.File(), start, prefix-start)); err != nil {
+		return
+	}
+	blocks.Flush()
+	h.advance(a, dragonfly.Span{From: start, To: prefix})
+}
+
+// throttle waits for the limits of the task and of the engine.
+func (t *task) throttle(ctx context.Context, n int) error {
+	own := t.limit()
+	for _, l := range []*rate.Limiter{own, t.e.cfg.Receive} {
+		if l == nil || l.Limit() == rate.Inf {
+			continue
+		}
+		r := l.ReserveN(time.Now(), n)
+		if !r.OK() {
+			return l.WaitN(ctx, n)
+		}
+		d := r.Delay()
+		if d <= 0 {
+			continue
+		}
+		if l == own {
+			t.limited.Store(true)
+		}
+		timer := time.NewTimer(d)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			r.Cancel()
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// carry executes one assignment whose parent is a peer or the seed, and
+// reports how it ended.
+func (t *task) carry(ctx context.Context, h *holding, a dragonfly.Assignment) {
+	began := time.Now()
+	t.recall(h, a.Piece)
+	span := t.rest(h, a)
+	end, err := span.From, error(nil)
+	if span.Len() > 0 || a.Span.Len() == 0 {
+		end, err = t.transfer(ctx, h, a, span)
+	}
+	t.landed(h, a, dragonfly.Span{From: span.From, To: end}, time.Since(began), err)
+}
+
+// rest is the part of an assignment that is still missing. Where nothing else
+// of the piece is in work it reaches back over a gap before the span, which a
+// discarded piece leaves.
+func (t *task) rest(h *holding, a dragonfly.Assignment) dragonfly.Span {
+	span := a.Span
+	have := h.received(a.Piece)
+	if have > span.From || have < span.From && t.alone(a) {
+		span.From = min(have, span.To)
+	}
+	return span
+}
+
+func (t *task) transfer(ctx context.Context, h *holding, a dragonfly.Assignment, span dragonfly.Span) (end int64, err error) {
+	h.mu.Lock()
+	ticket := h.tickets[0]
+	h.mu.Unlock()
+	body, err := t.e.cfg.Parents.Fetch(ctx, transfer.Fetch{
+		Addrs: a.Parent.Addrs, Task: a.Task, Version: a.Version, Ticket: ticket,
+		Span: span, Session: a.Parent.Session,
+	})
+	if err != nil {
+		return span.From, err
+	}
+	defer body.Close()
+	return t.fill(ctx, h, a.Piece, span, body, a.Parent.Kind)
+}
+
+// landed settles what an assignment brought: got is what arrived, err why it
+// is not all.
+func (t *task) landed(h *holding, a dragonfly.Assignment, got dragonfly.Span, took time.Duration, err error) {
+	if _, stop := h.Layout().Extent(a.Piece); a.Span.To > stop {
+		a.Span.To = stop // the length became known meanwhile
+	}
+	if err == nil && got.To < a.Span.To {
+		err = io.ErrUnexpectedEOF
+	}
+	done := PieceDone{Assignment: a, Layout: h.Layout(), Bytes: got.Len(), Took: took}
+	a0, _, ok := h.give(a.Piece)
+	whole := ok && h.sent(a.Piece, a0, a, got)
+	switch {
+	case err != nil && !whole:
+		t.failed(done, got.To, err)
+	case h.content.Has(a.Piece):
+		t.report(t.event(dragonfly.EventVerified, h, a))
+	case !whole:
+		t.report(t.event(dragonfly.EventReceived, h, a))
+		t.observe(func(o Observer) { o.Piece(done) })
+	default:
+		t.settle(h, a, done)
+	}
+}
+
+// settle verifies a piece that is whole, or leaves it until its digest is
+// known.
+func (t *task) settle(h *holding, a dragonfly.Assignment, done PieceDone) {
+	arrived, got, ok := h.give(a.Piece)
+	if !ok {
+		return
+	}
+	want := h.expected(a.Piece)
+	if want.IsZero() && fromSource(arrived) {
+		want = got // this process read it from the source: it is the manifest
+	}
+	switch {
+	case want.IsZero():
+		t.report(t.event(dragonfly.EventReceived, h, a))
+		t.observe(func(o Observer) { o.Piece(done) })
+	case want != got:
+		t.accuse(h, a, arrived, want, done)
+	default:
+		if err := h.commit(a.Piece, got); err != nil {
+			t.failed(done, a.Span.To, &storeError{err})
+			return
+		}
+		ev := t.event(dragonfly.EventVerified, h, a)
+		if a.Parent.Kind == dragonfly.ParentSource {
+			ev.Digest = got
+		}
+		t.report(ev)
+		t.observe(func(o Observer) { o.Piece(done) })
+	}
+}
+
+// fromSource says that every byte of an arrival came from the source to this
+// process, or was here before it began.
+func fromSource(a *arrival) bool {
+	for _, s := range a.senders {
+		if s.assignment.Parent.Kind != dragonfly.ParentSource {
+			return false
+		}
+	}
+	return len(a.senders) > 0
+}
+
+// accuse finds who sent the wrong bytes of a piece, reports it and throws the
+// piece away. With one sender there is nothing to find; with several the
+// block digests, which are proved by the piece's digest, tell.
+func (t *task) accuse(h *holding, a dragonfly.Assignment, arrived *arrival, want dragonfly.PieceDigest, done PieceDone) {
+	start, stop := h.Layout().Extent(a.Piece)
+	blamed := t.culprit(h, a.Piece, arrived, want, dragonfly.Span{From: start, To: stop})
+	h.discard(a.Piece)
+	_ = h.content.Drop(a.Piece)
+	err := &transfer.FetchError{Reason: dragonfly.FailMismatch,
+		Err: errors.New("the piece's digest is not the manifest's")}
+	if blamed != nil && blamed.assignment.ID != a.ID {
+		accused := done
+		accused.Assignment = blamed.assignment
+		t.failed(accused, start, err)
+	}
+	if blamed == nil || blamed.assignment.ID != a.ID {
+		err = &transfer.FetchError{Reason: dragonfly.FailCanceled, Err: err.Err}
+	}
+	t.failed(done, start, err)
+}
+
+func (t *task) culprit(h *holding, n dragonfly.PieceNum, arrived *arrival, want dragonfly.PieceDigest, extent dragonfly.Span) *sender {
+	if len(arrived.senders) == 1 && arrived.senders[0].span == extent {
+		return &arrived.senders[0]
+	}
+	ctx, cancel := context.WithTimeout(t.e.ctx, t.e.cfg.Stall)
+	defer cancel()
+	for i := range arrived.senders {
+		p := arrived.senders[i].assignment.Parent
+		if p.Kind == dragonfly.ParentSource {
+			continue
+		}
+		h.mu.Lock()
+		ticket := h.tickets[0]
+		h.mu.Unlock()
+		blocks, err := t.e.cfg.Parents.Blocks(ctx, transfer.Fetch{Addrs: p.Addrs, Task: h.task,
+			Version: h.version, Ticket: ticket, Session: p.Session}, n)
+		if err != nil || len(blocks) > len(arrived.blocks) || piecehash.Piece(blocks) != want {
+			continue
+		}
+		for b := range blocks {
+			if blocks[b] == arrived.blocks[b] {
+				continue
+			}
+			at := extent.From + int64(b)*dragonfly.BlockLen
+			for j := range arrived.senders {
+				if s := &arrived.senders[j]; s.span.From <= at && at < s.span.To {
+					return s
+				}
+			}
+			return nil // it was here before: nobody's fault
+		}
+	}
+	return nil
+}
+
+// failed reports an assignment that brought its bytes only up to end.
+func (t *task) failed(done PieceDone, end int64, err error) {
+	a := done.Assignment
+	reason := reasonOf(err)
+	ev := dragonfly.Event{Kind: dragonfly.EventFailed, Task: a.Task, Version: a.Version,
+		Piece: a.Piece, Assignment: a.ID, Reason: reason, Offset: end}
+	if reason == dragonfly.FailSource {
+		ev.Failure = failure(err)
+	}
+	t.report(ev)
+	if reason != dragonfly.FailCanceled {
+		t.observe(func(o Observer) { o.PieceFailed(done, reason, err) })
+	}
+	if serr, ok := errors.AsType[*storeError](err); ok {
+		t.fail(serr.error)
+	}
+}
+
+// failure is the part of an error that another process can act on.
+func failure(err error) *dragonfly.Error {
+	e, _ := errors.AsType[*dragonfly.Error](err)
+	return e
+}
+
+// reasonOf classifies why a transfer ended early.
+func reasonOf(err error) dragonfly.FailReason {
+	if _, ok := errors.AsType[*storeError](err); ok {
+		return dragonfly.FailStore
+	}
+	if f, ok := errors.AsType[*transfer.FetchError](err); ok {
+		return f.Reason
+	}
+	if e, ok := errors.AsType[*dragonfly.Error](err); ok && e.Kind != dragonfly.Canceled {
+		return dragonfly.FailSource
+	}
+	if errors.Is(err, context.Canceled) || dragonfly.KindOf(err) == dragonfly.Canceled {
+		return dragonfly.FailCanceled
+	}
+	return dragonfly.FailReset
+}
+
+func (t *task) event(kind dragonfly.EventKind, h *holding, a dragonfly.Assignment) dragonfly.Event {
+	return dragonfly.Event{Kind: kind, Task: h.task, Version: h.version, Piece: a.Piece, Assignment: a.ID}
+}

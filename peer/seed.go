@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package peer
+
+import (
+	"context"
+
+	"dragonfly"
+	"dragonfly/source"
+)
+
+// Prepared is what the seed found out about a task.
+type Prepared struct {
+	Version  dragonfly.Version
+	Layout   dragonfly.Layout
+	Held     dragonfly.PieceSet
+	Manifest []dragonfly.PieceDigest // zero where a piece is not held
+	Complete bool
+}
+
+// Seed makes an engine the seed of the supernode that tracker stands for: it
+// opens a session there and keeps it. The supernode prepares tasks with
+// Prepare; everything else goes through assignments, as for any peer.
+func (e *Engine) Seed(ctx context.Context, self dragonfly.Member) (dragonfly.SessionID, error) {
+	n := e.node(self)
+	s, err := n.open(ctx)
+	if err != nil {
+		return "", err
+	}
+	return s.Welcome().Session, nil
+}
+
+// Prepare opens the source of a task, or asks it whether what is held is still
+// true, and says what there is. The seed then waits for assignments; the
+// opened body waits with it. Small content is read at once, so that it can be
+// given inside the register answers. Errors are the source's.
+func (e *Engine) Prepare(ctx context.Context, self dragonfly.Member, r dragonfly.Request) (Prepared, error) {
+	t := e.task(r.TaskID())
+	t.setup.Lock()
+	defer t.setup.Unlock()
+	n := e.node(self)
+	t.mu.Lock()
+	t.req, t.seed, t.serves, t.node = r, true, true, n
+	h := t.h
+	t.mu.Unlock()
+	n.mu.Lock()
+	n.tasks[t.id] = t
+	n.mu.Unlock()
+	if h == nil || h.complete() || h.isVoid() {
+		var err error
+		if h, err = t.open(ctx, true); err != nil {
+			return Prepared{}, err
+		}
+	}
+	if layout := h.Layout(); layout.Known() && layout.Length <= dragonfly.InlineMax && !h.complete() {
+		if err := t.readMissing(ctx, h); err != nil {
+			return Prepared{}, err
+		}
+	}
+	p := Prepared{Version: h.version, Layout: h.Layout(), Held: h.content.Held(), Complete: h.complete()}
+	p.Manifest = make([]dragonfly.PieceDigest, p.Layout.Pieces())
+	for n := range p.Held.All() {
+		if int(n) < len(p.Manifest) {
+			p.Manifest[n] = h.content.Digest(n)
+		}
+	}
+	if want := expectation(r); !want.IsZero() && h.content.Meta().Digest != want && h.once() {
+		e.wg.Go(func() { t.judge(h, want) })
+	}
+	if !p.Complete {
+		t.source().linger(e.ctx)
+	}
+	return p, nil
+}
+
+// expectation is the digest that the content of a request must have: the one
+// asked for, else the one that its URL is addressed by.
+func expectation(r dragonfly.Request) dragonfly.Digest {
+	if !r.Digest.IsZero() {
+		return r.Digest
+	}
+	d, _ := source.ContentAddressed(r.URL)
+	return d
+}
+
+// judge compares the seed's content with its expected digest while it arrives,
+// and tells the supernode when it is another.
+func (t *task) judge(h *holding, want dragonfly.Digest) {
+	if err := check(t.e.ctx, h, want); err == nil {
+		_ = h.content.SetDigest(want) // only an index entry is lost
+	} else if dragonfly.KindOf(err) == dragonfly.DigestMismatch {
+		t.report(dragonfly.Event{Kind: dragonfly.EventVoid, Task: t.id, Version: h.version,
+			Reason: dragonfly.FailMismatch, Failure: failure(err)})
+	}
+}
+
+// once says true the first time.
+func (h *holding) once() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	first := !h.judged
+	h.judged = true
+	return first
+}
+
+func (h *holding) isVoid() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.void != nil
+}
+
+// Inline is a complete verified content of at most dragonfly.InlineMax bytes.
+func (e *Engine) Inline(id dragonfly.TaskID, v dragonfly.Version) ([]byte, bool) {
+	t := e.lookup(id)
+	if t == nil {
+		return nil, false
+	}
+	h := t.holding()
+	if h == nil || h.version != v || !h.complete() || h.Layout().Length > dragonfly.InlineMax {
+		return nil, false
+	}
+	content := make([]byte, h.Layout().Length)
+	if _, err := h.content.File().ReadAt(content, 0); err != nil {
+		return nil, false
+	}
+	return content, true
+}
+
+// Admit lets those who have the ticket read a version from the data port.
+func (e *Engine) Admit(info dragonfly.TaskInfo) {
+	if t := e.lookup(info.Task); t != nil {
+		if h := t.holding(); h != nil && h.version == info.Version {
+			h.setTicket(info.Ticket)
+		}
+	}
+}
+
+// Forget ends the seed's interest in a task; its bytes stay in the store.
+func (e *Engine) Forget(id dragonfly.TaskID) {
+	e.mu.Lock()
+	t := e.tasks[id]
+	delete(e.tasks, id)
+	e.mu.Unlock()
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	n := t.node
+	t.mu.Unlock()
+	if n != nil {
+		n.mu.Lock()
+		delete(n.tasks, id)
+		n.mu.Unlock()
+	}
+	t.release()
+}

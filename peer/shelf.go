@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package peer
+
+import (
+	"context"
+	"io"
+	"os"
+
+	"dragonfly"
+	"dragonfly/internal/piecehash"
+	"dragonfly/transfer"
+)
+
+// Shelf is what the engine shows to the data port: everything it holds or
+// receives, to those who have the ticket.
+func (e *Engine) Shelf() transfer.Shelf { return shelf{e} }
+
+type shelf struct{ e *Engine }
+
+func (s shelf) Open(id dragonfly.TaskID, v dragonfly.Version, ticket dragonfly.Ticket) (transfer.View, error) {
+	t := s.e.lookup(id)
+	if t == nil {
+		return nil, transfer.ErrUnknown
+	}
+	h := t.holding()
+	switch {
+	case h == nil || !h.admits(ticket):
+		return nil, transfer.ErrUnknown
+	case h.version != v:
+		return nil, transfer.ErrVersion
+	}
+	file, err := h.content.OpenFile()
+	if err != nil {
+		return nil, err
+	}
+	return &view{holding: h, file: file, done: s.e.work()}, nil
+}
+
+// view is one stream out of a holding.
+type view struct {
+	*holding
+	file *os.File
+	done func()
+}
+
+func (v *view) Ready(ctx context.Context, off int64) (int64, error) { return v.ready(ctx, off) }
+func (v *view) File() *os.File                                      { return v.file }
+
+func (v *view) Close() error {
+	v.done()
+	return v.file.Close()
+}
+
+// Blocks computes the block digests of a held piece from its bytes.
+func (v *view) Blocks(n dragonfly.PieceNum) ([]piecehash.Block, error) {
+	layout := v.Layout()
+	if !v.content.Has(n) {
+		return nil, transfer.ErrUnknown
+	}
+	from, to := layout.Extent(n)
+	blocks := make([]piecehash.Block, piecehash.Blocks(to-from))
+	hasher := piecehash.NewHasher(blocks, 0)
+	defer hasher.Close()
+	if _, err := io.Copy(hasher, io.NewSectionReader(v.file, from, to-from)); err != nil {
+		return nil, err
+	}
+	hasher.Flush()
+	return blocks, nil
+}

@@ -1,0 +1,530 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package peer
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"dragonfly"
+	"dragonfly/internal/piecehash"
+	"dragonfly/source"
+	"dragonfly/store"
+)
+
+// task is one content on this host: the holding of its present version, the
+// assignments at work, and the downloads that wait for it.
+type task struct {
+	e  *Engine
+	id dragonfly.TaskID
+
+	limited atomic.Bool     // the task's own limit held it back
+	bytes   [3]atomic.Int64 // received from source, seed, peers
+
+	mu        sync.Mutex // guards all below
+	req       dragonfly.Request
+	h         *holding
+	origin    *origin
+	node      *node           // where it is registered; nil: nowhere
+	job       dragonfly.JobID // the newest one
+	seed      bool            // this is the supernode's own copy
+	serves    bool
+	flows     map[dragonfly.AssignmentID]flow
+	downloads map[*Download]struct{}
+	limiter   *rate.Limiter
+	changed   chan struct{} // closed at the next change; nil while nobody waits
+	setup     sync.Mutex    // one registration or preparation at a time
+}
+
+// flow is an assignment at work.
+type flow struct {
+	assignment dragonfly.Assignment
+	session    dragonfly.Session // that gave it
+	cancel     context.CancelFunc
+	done       chan struct{} // closed when its transfer has ended
+}
+
+func newTask(e *Engine, id dragonfly.TaskID) *task {
+	return &task{e: e, id: id, flows: map[dragonfly.AssignmentID]flow{}, downloads: map[*Download]struct{}{}}
+}
+
+func (t *task) request() dragonfly.Request {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.req
+}
+
+func (t *task) holding() *holding {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.h
+}
+
+// source reads the source of the present holding; nil without one.
+func (t *task) source() *origin {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.origin
+}
+
+func (t *task) limit() *rate.Limiter {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.limiter
+}
+
+func (t *task) wanted() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.downloads) > 0 || t.seed
+}
+
+// notify wakes the downloads. t.mu is held.
+func (t *task) notify() {
+	if t.changed != nil {
+		close(t.changed)
+		t.changed = nil
+	}
+}
+
+// change is closed at the next change of the task.
+func (t *task) change() <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.changed == nil {
+		t.changed = make(chan struct{})
+	}
+	return t.changed
+}
+
+// count adds received bytes to the task's figures.
+func (t *task) count(from dragonfly.ParentKind, n int64) {
+	switch from {
+	case dragonfly.ParentSource:
+		t.bytes[0].Add(n)
+	case dragonfly.ParentSeed:
+		t.bytes[1].Add(n)
+	default:
+		t.bytes[2].Add(n)
+	}
+	t.mu.Lock()
+	t.notify()
+	t.mu.Unlock()
+}
+
+// observe tells every download's observer.
+func (t *task) observe(tell func(Observer)) {
+	t.mu.Lock()
+	var observers []Observer
+	for d := range t.downloads {
+		if d.job.Observe != nil {
+			observers = append(observers, d.job.Observe)
+		}
+	}
+	t.mu.Unlock()
+	for _, o := range observers {
+		tell(o)
+	}
+}
+
+// report queues an event for the supernode where the task is registered.
+func (t *task) report(ev dragonfly.Event) {
+	t.mu.Lock()
+	n := t.node
+	t.notify()
+	t.mu.Unlock()
+	if n != nil {
+		n.report(ev)
+	}
+}
+
+// fail ends every download of the task with err.
+func (t *task) fail(err error) {
+	t.mu.Lock()
+	downloads := make([]*Download, 0, len(t.downloads))
+	for d := range t.downloads {
+		downloads = append(downloads, d)
+	}
+	t.mu.Unlock()
+	for _, d := range downloads {
+		d.end(err)
+	}
+}
+
+// adopt makes version v the one that this host has or gets: the holding of it
+// that exists, the store's content, or a fresh one. Older bytes are let go.
+func (t *task) adopt(v dragonfly.Version, layout dragonfly.Layout, ticket dragonfly.Ticket, info source.Info) (*holding, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.h != nil && t.h.version == v {
+		t.h.setTicket(ticket)
+		if layout.Known() && !t.h.Layout().Known() {
+			return t.h, t.h.setLength(layout.Length)
+		}
+		return t.h, nil
+	}
+	content, ok := t.e.cfg.Store.Lookup(t.id)
+	if ok && content.Meta().Version != v {
+		content.Release()
+		ok = false
+	}
+	if !ok {
+		var err error
+		content, err = t.e.cfg.Store.Create(store.Meta{Task: t.id, Version: v, Layout: layout,
+			TaskURL: t.req.TaskURL, ETag: info.ETag, LastModified: info.LastModified})
+		if err != nil {
+			return nil, err
+		}
+	}
+	t.letGo(errSuperseded)
+	t.h = newHolding(content, ticket)
+	t.origin = newOrigin(t, t.h)
+	t.notify()
+	return t.h, nil
+}
+
+var errSuperseded = &dragonfly.Error{Kind: dragonfly.SourceChanged, Message: "the content at the source changed while it was read"}
+
+// letGo ends everything that belongs to the present holding. t.mu is held.
+func (t *task) letGo(why error) {
+	for _, f := range t.flows {
+		f.cancel()
+	}
+	if t.h != nil {
+		t.h.fail(why)
+		t.h.content.Release()
+		t.h, t.origin = nil, nil
+	}
+}
+
+// release lets the store have the content back.
+func (t *task) release() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.letGo(errClosed)
+}
+
+// drop leaves the swarm of the task for good.
+func (t *task) drop() {
+	t.mu.Lock()
+	n, h := t.node, t.h
+	t.node = nil
+	t.letGo(errClosed)
+	t.mu.Unlock()
+	if n != nil {
+		ev := dragonfly.Event{Kind: dragonfly.EventDropped, Task: t.id}
+		if h != nil {
+			ev.Version = h.version
+		}
+		n.forget(t, ev)
+	}
+}
+
+// alone says that no other assignment of the same piece is at work.
+func (t *task) alone(a dragonfly.Assignment) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for id, f := range t.flows {
+		if id != a.ID && f.assignment.Piece == a.Piece {
+			return false
+		}
+	}
+	return true
+}
+
+// assign begins to carry out an assignment. Repeated ones are ignored, those
+// of another version and those of held pieces are answered at once.
+func (t *task) assign(s dragonfly.Session, a dragonfly.Assignment) {
+	t.mu.Lock()
+	h, o := t.h, t.origin
+	_, known := t.flows[a.ID]
+	if known || h == nil || h.version != a.Version {
+		t.mu.Unlock()
+		if !known {
+			t.report(dragonfly.Event{Kind: dragonfly.EventFailed, Task: a.Task, Version: a.Version, Piece: a.Piece,
+				Assignment: a.ID, Reason: dragonfly.FailCanceled, Offset: a.Span.From})
+		}
+		return
+	}
+	ctx, cancel := context.WithCancel(t.e.ctx)
+	before := t.displace(s, a.Piece)
+	f := flow{a, s, cancel, make(chan struct{})}
+	t.flows[a.ID] = f
+	t.mu.Unlock()
+	h.learn(a.Piece, a.Digest)
+	switch {
+	case h.content.Has(a.Piece):
+		t.report(t.event(dragonfly.EventVerified, h, a))
+		t.ended(a.ID)
+	case a.Parent.Kind == dragonfly.ParentSource:
+		o.enqueue(t.e.ctx, a)
+	default:
+		t.e.wg.Go(func() {
+			defer t.e.work()()
+			defer close(f.done)
+			for _, old := range before {
+				<-old.done
+			}
+			t.carry(ctx, h, a)
+			t.ended(a.ID)
+		})
+	}
+}
+
+// displace stops the transfers of a piece that assignments of an earlier
+// session left: the new one goes on where they stand. t.mu is held.
+func (t *task) displace(s dragonfly.Session, n dragonfly.PieceNum) (before []flow) {
+	for _, f := range t.flows {
+		if f.assignment.Piece == n && f.assignment.Parent.Kind != dragonfly.ParentSource && f.session != s {
+			f.cancel()
+			before = append(before, f)
+		}
+	}
+	return before
+}
+
+// ended takes an assignment out of the books.
+func (t *task) ended(id dragonfly.AssignmentID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if f, ok := t.flows[id]; ok {
+		f.cancel()
+		delete(t.flows, id)
+	}
+	if t.node != nil {
+		t.node.freed()
+	}
+}
+
+// revoke cancels an assignment that the supernode takes back.
+func (t *task) revoke(id dragonfly.AssignmentID) {
+	t.mu.Lock()
+	f, ok := t.flows[id]
+	o := t.origin
+	t.mu.Unlock()
+	if !ok {
+		return
+	}
+	if f.assignment.Parent.Kind == dragonfly.ParentSource && o != nil {
+		o.cancel(id)
+	}
+	t.ended(id)
+}
+
+// entries learns manifest entries and settles the pieces that waited for them.
+func (t *task) entries(e dragonfly.Entries) {
+	h := t.holding()
+	if h == nil || h.version != e.Version {
+		return
+	}
+	for i, d := range e.Digests {
+		n := e.First + dragonfly.PieceNum(i)
+		h.learn(n, d)
+		if h.content.Has(n) {
+			continue
+		}
+		if arrived, _, ok := h.give(n); ok && len(arrived.senders) > 0 && h.sent(n, arrived, dragonfly.Assignment{}, dragonfly.Span{}) {
+			last := arrived.senders[len(arrived.senders)-1].assignment
+			t.settle(h, last, PieceDone{Assignment: last, Layout: h.Layout(), Bytes: 0})
+		}
+	}
+}
+
+// answer answers a supernode's question.
+func (t *task) answer(q dragonfly.Question) {
+	h := t.holding()
+	if h == nil || h.version != q.Version {
+		return
+	}
+	switch q.Kind {
+	case dragonfly.AskReverify:
+		ev := dragonfly.Event{Kind: dragonfly.EventIntact, Task: q.Task, Version: q.Version, Piece: q.Piece}
+		if ok, err := h.content.Verify(q.Piece); err != nil || !ok {
+			ev.Kind = dragonfly.EventLost
+		}
+		t.report(ev)
+	case dragonfly.AskManifest:
+		for n := range h.content.Held().All() {
+			t.report(dragonfly.Event{Kind: dragonfly.EventEntry, Task: q.Task, Version: q.Version, Piece: n, Digest: h.content.Digest(n)})
+		}
+	}
+}
+
+// direct reads what is missing straight from the source, for this host alone,
+// and returns when the content is complete or ctx ends.
+func (t *task) direct(ctx context.Context) error {
+	t.setup.Lock()
+	defer t.setup.Unlock()
+	for try := 0; ; try++ {
+		h, err := t.open(ctx, true)
+		if err != nil {
+			return err
+		}
+		err = t.readMissing(ctx, h)
+		if dragonfly.KindOf(err) != dragonfly.SourceChanged || err == nil || try == 3 {
+			return err
+		}
+		// The content changed or cannot be continued: all of it anew.
+		t.mu.Lock()
+		t.letGo(err)
+		t.mu.Unlock()
+		if rerr := t.e.cfg.Store.Remove(t.id); rerr != nil {
+			return rerr
+		}
+	}
+}
+
+func (t *task) readMissing(ctx context.Context, h *holding) error {
+	o := t.source()
+	for !h.complete() {
+		for _, n := range h.missing() {
+			t.recall(h, n)
+			began := time.Now()
+			from, to := h.Layout().Extent(n)
+			a := dragonfly.Assignment{Task: t.id, Version: h.version, Piece: n, Span: dragonfly.Span{From: from, To: to},
+				Parent: dragonfly.Parent{Kind: dragonfly.ParentSource, CID: sourceCID(t.request().URL)}}
+			span := t.rest(h, a)
+			end, err := o.read(ctx, n, span)
+			err = o.outcome(a, end, err)
+			if errors.Is(err, errNoPiece) {
+				break
+			}
+			t.landed(h, a, dragonfly.Span{From: span.From, To: end}, time.Since(began), err)
+			if err != nil {
+				return err
+			}
+		}
+		t.mu.Lock()
+		t.notify()
+		t.mu.Unlock()
+	}
+	return nil
+}
+
+// open finds out what the source has and makes the holding for it: with what
+// the store holds of the same version, else fresh. resume continues an
+// incomplete content by a ranged request.
+func (t *task) open(ctx context.Context, resume bool) (*holding, error) {
+	req := t.request()
+	content, stored := t.e.cfg.Store.Lookup(t.id)
+	var meta store.Meta
+	if stored {
+		meta = content.Meta()
+		held := content.Held().Count()
+		complete := meta.Layout.Known() && held == meta.Layout.Pieces()
+		content.Release()
+		if _, addressed := source.ContentAddressed(req.URL); addressed && complete {
+			return t.adopt(meta.Version, meta.Layout, t.ticket(), source.Info{})
+		}
+		if complete && (meta.ETag != "" || meta.LastModified != "") {
+			body, err := t.e.cfg.Source.Open(ctx, req, 0, ifChanged(meta))
+			if errors.Is(err, source.ErrNotModified) {
+				return t.adopt(meta.Version, meta.Layout, t.ticket(), source.Info{})
+			}
+			return t.begin(body, err, meta)
+		}
+		if first := firstMissing(meta.Layout, t.held(meta)); !complete && resume && first > 0 && (meta.ETag != "" || meta.LastModified != "") {
+			body, err := t.e.cfg.Source.Open(ctx, req, first, stateOf(meta))
+			if err == nil {
+				h, err := t.adopt(meta.Version, meta.Layout, t.ticket(), body.Info)
+				if err != nil {
+					body.Close()
+					return nil, err
+				}
+				t.takeOver(body)
+				return h, nil
+			}
+			if dragonfly.KindOf(err) != dragonfly.SourceChanged {
+				return nil, err
+			}
+		}
+	}
+	body, err := t.e.cfg.Source.Open(ctx, req, 0, source.Condition{})
+	return t.begin(body, err, meta)
+}
+
+// begin makes the holding for a body that starts at 0; stored is what the
+// store has, zero for nothing.
+func (t *task) begin(body *source.Body, err error, stored store.Meta) (*holding, error) {
+	if err != nil {
+		return nil, err
+	}
+	v, known := versionOf(body.Info)
+	if !known {
+		v = piecehash.RandomVersion()
+	}
+	layout := dragonfly.Layout{Length: body.Length, PieceLen: dragonfly.PieceLenFor(body.Length)}
+	if known && v == stored.Version {
+		layout = stored.Layout
+	}
+	h, err := t.adopt(v, layout, t.ticket(), body.Info)
+	if err != nil {
+		body.Close()
+		return nil, err
+	}
+	if h.complete() {
+		body.Close()
+		return h, nil
+	}
+	t.takeOver(body)
+	return h, nil
+}
+
+func (t *task) takeOver(body *source.Body) {
+	t.source().adopt(body)
+}
+
+func (t *task) ticket() dragonfly.Ticket {
+	h := t.holding()
+	if h == nil {
+		return dragonfly.Ticket{}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.tickets[0]
+}
+
+func (t *task) held(meta store.Meta) dragonfly.PieceSet {
+	content, ok := t.e.cfg.Store.Lookup(t.id)
+	if !ok || content.Meta().Version != meta.Version {
+		return dragonfly.PieceSet{}
+	}
+	defer content.Release()
+	return content.Held()
+}
+
+// firstMissing is the content offset of the first piece that is not held.
+func firstMissing(layout dragonfly.Layout, held dragonfly.PieceSet) int64 {
+	n := dragonfly.PieceNum(0)
+	for held.Has(n) {
+		n++
+	}
+	from, _ := layout.Extent(n)
+	return from
+}
+
+// stateOf names the state of the content that the store has.
+func stateOf(meta store.Meta) source.Condition {
+	return source.Condition{ETag: meta.ETag, LastModified: meta.LastModified, Length: meta.Layout.Length}
+}
+
+func ifChanged(meta store.Meta) source.Condition {
+	cond := stateOf(meta)
+	cond.IfChanged = true
+	return cond
+}
+
+// versionOf is the version that a source's validator stands for; known is
+// false where it gives none.
+func versionOf(info source.Info) (v dragonfly.Version, known bool) {
+	validator := info.Validator()
+	if validator == "" {
+		return v, false
+	}
+	return piecehash.Validator(validator), true
+}
