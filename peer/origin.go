@@ -131,6 +131,7 @@ func (o *origin) run(ctx context.Context) {
 			span := o.t.rest(o.h, a)
 			end, err := o.read(ctx, a.Piece, span)
 			o.t.landed(o.h, a, dragonfly.Span{From: span.From, To: end}, time.Since(began), o.outcome(a, end, err))
+			o.t.ended(a.ID)
 			timer.Reset(lingering)
 			continue
 		}
