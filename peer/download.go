@@ -321,6 +321,7 @@ func (d *Download) join(ctx context.Context, again bool) (*node, dragonfly.TaskI
 		for _, m := range dragonfly.Rank(d.t.id, members) {
 			n := d.t.e.node(m)
 			began := time.Now()
+			taken := d.t.join()
 			info, err := n.register(ctx, d.t)
 			if e, ok := errors.AsType[*dragonfly.Error](err); ok && e.Kind == dragonfly.NotOwner && len(e.Members) > 0 && round == 0 {
 				members = e.Members
@@ -331,6 +332,7 @@ func (d *Download) join(ctx context.Context, again bool) (*node, dragonfly.TaskI
 			if err == nil {
 				err = d.t.joined(n, info)
 			}
+			taken()
 			if err == nil {
 				d.mu.Lock()
 				moved := again && d.node != m.Addr

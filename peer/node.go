@@ -356,44 +356,56 @@ func (c *conversation) sync(ctx context.Context, r dragonfly.Report) {
 
 // take acts on the work that a supernode gave.
 func (n *node) take(c *conversation, w dragonfly.Work) {
-	for _, info := range w.Tasks {
-		if t := n.e.lookup(info.Task); t != nil {
-			t.news(info)
+	tell := func(id dragonfly.TaskID, act func(*task)) {
+		if t := n.e.lookup(id); t != nil {
+			t.whenJoined(func() { act(t) })
 		}
 	}
+	for _, info := range w.Tasks {
+		tell(info.Task, func(t *task) { t.news(info) })
+	}
 	for _, entries := range w.Manifest {
-		if t := n.e.lookup(entries.Task); t != nil {
-			t.entries(entries)
-		}
+		tell(entries.Task, func(t *task) { t.entries(entries) })
 	}
 	for _, id := range w.Cancellations {
 		for _, t := range n.registered() {
-			t.revoke(id)
+			t.whenJoined(func() { t.revoke(id) })
 		}
 	}
 	for _, a := range w.Assignments {
-		if _, ok := c.seen[a.ID]; ok {
+		if c.known(a.ID) {
 			continue
 		}
-		c.seen[a.ID] = struct{}{}
-		c.recent = append(c.recent, a.ID)
-		if len(c.recent) > remembered {
-			delete(c.seen, c.recent[0])
-			c.recent = c.recent[1:]
+		if n.e.lookup(a.Task) == nil {
+			n.report(dragonfly.Event{Kind: dragonfly.EventFailed, Task: a.Task, Version: a.Version, Piece: a.Piece,
+				Assignment: a.ID, Reason: dragonfly.FailCanceled, Offset: a.Span.From})
+			continue
 		}
-		if t := n.e.lookup(a.Task); t != nil {
-			t.assign(c.s, a)
-		}
+		tell(a.Task, func(t *task) { t.assign(n, c.s, a) })
 	}
 	for _, q := range w.Questions {
-		if t := n.e.lookup(q.Task); t == nil {
-			continue
-		} else if q.Kind == dragonfly.AskCredentials {
-			n.e.wg.Go(func() { _, _ = n.register(n.e.ctx, t) })
-		} else {
-			n.e.wg.Go(func() { t.answer(q) })
-		}
+		tell(q.Task, func(t *task) {
+			if q.Kind == dragonfly.AskCredentials {
+				n.e.wg.Go(func() { _, _ = n.register(n.e.ctx, t) })
+			} else {
+				n.e.wg.Go(func() { t.answer(q) })
+			}
+		})
 	}
+}
+
+// known says whether an assignment came before, and remembers it.
+func (c *conversation) known(id dragonfly.AssignmentID) bool {
+	if _, ok := c.seen[id]; ok {
+		return true
+	}
+	c.seen[id] = struct{}{}
+	c.recent = append(c.recent, id)
+	if len(c.recent) > remembered {
+		delete(c.seen, c.recent[0])
+		c.recent = c.recent[1:]
+	}
+	return false
 }
 
 // errNodeLost is why a task leaves a supernode.

@@ -37,6 +37,8 @@ type task struct {
 	flows     map[dragonfly.AssignmentID]flow
 	downloads map[*Download]struct{}
 	limiter   *rate.Limiter
+	joining   int           // registrations whose answer was not taken in yet
+	early     []func()      // what a supernode said meanwhile
 	changed   chan struct{} // closed at the next change; nil while nobody waits
 	setup     sync.Mutex    // one registration or preparation at a time
 }
@@ -237,16 +239,52 @@ func (t *task) alone(a dragonfly.Assignment) bool {
 	return true
 }
 
-// assign begins to carry out an assignment. Repeated ones are ignored, those
-// of another version and those of held pieces are answered at once.
-func (t *task) assign(s dragonfly.Session, a dragonfly.Assignment) {
+// join makes what a supernode says about the task wait for the answer to its
+// registration, which it may overtake: that tells the version that it is
+// about. The returned function ends the wait.
+func (t *task) join() (done func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.joining++
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		for t.joining == 1 && len(t.early) > 0 {
+			early := t.early
+			t.early = nil
+			t.mu.Unlock()
+			for _, act := range early {
+				act()
+			}
+			t.mu.Lock()
+		}
+		t.joining--
+	}
+}
+
+// whenJoined acts now, or when no answer to a registration is on its way any more.
+func (t *task) whenJoined(act func()) {
+	t.mu.Lock()
+	if t.joining > 0 {
+		t.early = append(t.early, act)
+		t.mu.Unlock()
+		return
+	}
+	t.mu.Unlock()
+	act()
+}
+
+// assign begins to carry out an assignment of a session at n. Repeated ones are
+// ignored, those of another version and those of held pieces are answered at
+// once.
+func (t *task) assign(n *node, s dragonfly.Session, a dragonfly.Assignment) {
 	t.mu.Lock()
 	h, o := t.h, t.origin
 	_, known := t.flows[a.ID]
 	if known || h == nil || h.version != a.Version {
 		t.mu.Unlock()
 		if !known {
-			t.report(dragonfly.Event{Kind: dragonfly.EventFailed, Task: a.Task, Version: a.Version, Piece: a.Piece,
+			n.report(dragonfly.Event{Kind: dragonfly.EventFailed, Task: a.Task, Version: a.Version, Piece: a.Piece,
 				Assignment: a.ID, Reason: dragonfly.FailCanceled, Offset: a.Span.From})
 		}
 		return
