@@ -232,10 +232,10 @@ func (h *holding) cut(a *arrival, span dragonfly.Span) {
 func (h *holding) sent(n dragonfly.PieceNum, a *arrival, assignment dragonfly.Assignment, span dragonfly.Span) (whole bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if span.Len() > 0 {
+	from, to := h.layout.Extent(n)
+	if span.Len() > 0 || from == to {
 		a.senders = append(a.senders, sender{assignment, span})
 	}
-	from, to := h.layout.Extent(n)
 	return from == to || len(a.spans) == 1 && a.spans[0].From <= from && a.spans[0].To >= to
 }
 

@@ -9,6 +9,13 @@ import (
 	"dragonfly/source"
 )
 
+// Known is what a peer holds of a content: all of it up to From, of a version.
+// The zero value is nothing.
+type Known struct {
+	Version dragonfly.Version
+	From    int64
+}
+
 // Prepared is what the seed found out about a task.
 type Prepared struct {
 	Version  dragonfly.Version
@@ -33,8 +40,9 @@ func (e *Engine) Seed(ctx context.Context, self dragonfly.Member) (dragonfly.Ses
 // Prepare opens the source of a task, or asks it whether what is held is still
 // true, and says what there is. The seed then waits for assignments; the
 // opened body waits with it. Small content is read at once, so that it can be
-// given inside the register answers. Errors are the source's.
-func (e *Engine) Prepare(ctx context.Context, self dragonfly.Member, r dragonfly.Request) (Prepared, error) {
+// given inside the register answers. What a peer holds already (known) is not
+// asked of the source again. Errors are the source's.
+func (e *Engine) Prepare(ctx context.Context, self dragonfly.Member, r dragonfly.Request, known Known) (Prepared, error) {
 	t := e.task(r.TaskID())
 	t.setup.Lock()
 	defer t.setup.Unlock()
@@ -48,7 +56,7 @@ func (e *Engine) Prepare(ctx context.Context, self dragonfly.Member, r dragonfly
 	n.mu.Unlock()
 	if h == nil || h.complete() || h.isVoid() {
 		var err error
-		if h, err = t.open(ctx, true); err != nil {
+		if h, err = t.open(ctx, known); err != nil {
 			return Prepared{}, err
 		}
 	}

@@ -399,7 +399,7 @@ func (t *task) direct(ctx context.Context) error {
 	t.setup.Lock()
 	defer t.setup.Unlock()
 	for try := 0; ; try++ {
-		h, err := t.open(ctx, true)
+		h, err := t.open(ctx, Known{})
 		if err != nil {
 			return err
 		}
@@ -445,9 +445,9 @@ func (t *task) readMissing(ctx context.Context, h *holding) error {
 }
 
 // open finds out what the source has and makes the holding for it: with what
-// the store holds of the same version, else fresh. resume continues an
-// incomplete content by a ranged request.
-func (t *task) open(ctx context.Context, resume bool) (*holding, error) {
+// the store holds of the same version, else fresh. An incomplete content is
+// continued by a ranged request, and so is one that a peer has the start of.
+func (t *task) open(ctx context.Context, known Known) (*holding, error) {
 	req := t.request()
 	content, stored := t.e.cfg.Store.Lookup(t.id)
 	var meta store.Meta
@@ -466,7 +466,7 @@ func (t *task) open(ctx context.Context, resume bool) (*holding, error) {
 			}
 			return t.begin(body, err, meta)
 		}
-		if first := firstMissing(meta.Layout, t.held(meta)); !complete && resume && first > 0 && (meta.ETag != "" || meta.LastModified != "") {
+		if first := firstMissing(meta.Layout, t.held(meta)); !complete && first > 0 && (meta.ETag != "" || meta.LastModified != "") {
 			body, err := t.e.cfg.Source.Open(ctx, req, first, stateOf(meta))
 			if err == nil {
 				h, err := t.adopt(meta.Version, meta.Layout, t.ticket(), body.Info)
@@ -482,12 +482,20 @@ func (t *task) open(ctx context.Context, resume bool) (*holding, error) {
 			}
 		}
 	}
+	if !stored && known.From > 0 {
+		if body, err := t.e.cfg.Source.Open(ctx, req, known.From, source.Condition{}); err == nil {
+			if v, ok := versionOf(body.Info); ok && v == known.Version {
+				return t.begin(body, nil, meta)
+			}
+			body.Close()
+		}
+	}
 	body, err := t.e.cfg.Source.Open(ctx, req, 0, source.Condition{})
 	return t.begin(body, err, meta)
 }
 
-// begin makes the holding for a body that starts at 0; stored is what the
-// store has, zero for nothing.
+// begin makes the holding for a body; stored is what the store has, zero for
+// nothing.
 func (t *task) begin(body *source.Body, err error, stored store.Meta) (*holding, error) {
 	if err != nil {
 		return nil, err

@@ -29,7 +29,8 @@ type preparation struct {
 // prepared returns when the task has a current version that was asked about
 // recently enough. Supernode.mu is held before and after, not meanwhile.
 // Leaving does not end a preparation that others may wait for.
-func (s *Supernode) prepared(ctx context.Context, ss *session, id dragonfly.TaskID, r dragonfly.Request) (*task, error) {
+func (s *Supernode) prepared(ctx context.Context, ss *session, id dragonfly.TaskID, reg dragonfly.Registration) (*task, error) {
+	r := reg.Request
 	for {
 		if err := s.admissible(ss, id); err != nil {
 			return nil, err
@@ -44,7 +45,7 @@ func (s *Supernode) prepared(ctx context.Context, ss *session, id dragonfly.Task
 			if !s.stale(t, r, now) {
 				return t, nil
 			}
-			p = s.prepare(t, r)
+			p = s.prepare(t, r, knownBy(reg))
 		}
 		s.unlock()
 		select {
@@ -104,8 +105,21 @@ func sameCredentials(a, b dragonfly.Request) bool {
 	})
 }
 
+// knownBy is what a registering peer holds from the start of the content on.
+func knownBy(r dragonfly.Registration) Known {
+	n := dragonfly.PieceNum(0)
+	for r.Held.Has(n) {
+		n++
+	}
+	if n == 0 || r.Version.IsZero() || r.Layout.PieceLen <= 0 {
+		return Known{}
+	}
+	_, from := r.Layout.Extent(n - 1)
+	return Known{Version: r.Version, From: from}
+}
+
 // prepare starts a preparation in the background.
-func (s *Supernode) prepare(t *task, r dragonfly.Request) *preparation {
+func (s *Supernode) prepare(t *task, r dragonfly.Request, known Known) *preparation {
 	p := &preparation{request: r, done: make(chan struct{})}
 	if s.stopped {
 		p.err = errStopped
@@ -115,7 +129,7 @@ func (s *Supernode) prepare(t *task, r dragonfly.Request) *preparation {
 	t.prep = p
 	s.metrics.triggered.Inc()
 	s.wg.Go(func() {
-		got, err := s.seed.Prepare(s.ctx, r)
+		got, err := s.seed.Prepare(s.ctx, r, known)
 		s.mu.Lock()
 		defer s.unlock()
 		defer close(p.done)
@@ -263,7 +277,7 @@ func (s *Supernode) newSeed(ss *session) {
 	s.seedPeer = ss
 	for _, t := range s.inOrder() {
 		if v := t.current; v != nil && t.prep == nil && len(t.waiting(v)) > 0 {
-			s.prepare(t, t.request)
+			s.prepare(t, t.request, Known{})
 		}
 	}
 }

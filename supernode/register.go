@@ -97,7 +97,7 @@ func (ss *session) Register(ctx context.Context, r dragonfly.Registration) (drag
 		return s.hold(ss, s.task(id, r.Request), r), nil
 	}
 	for {
-		t, err := s.prepared(ctx, ss, id, r.Request)
+		t, err := s.prepared(ctx, ss, id, r)
 		if err != nil {
 			return s.refuse(ss, id, r, err)
 		}

@@ -55,11 +55,12 @@ type Config struct {
 // methods are called without any lock held.
 type Seed interface {
 	// Prepare opens the source of a task with the credentials of r, or asks it
-	// whether what the seed holds is still true, and says what is there. It is
+	// whether what the seed holds is still true, and says what is there. known
+	// is what a peer has of it, so that the source is not read there. It is
 	// called once at a time per task. After it the seed waits for assignments.
 	// Errors are the source's: *dragonfly.Error with the HTTP status where the
 	// source gave one, and without where it could not be reached.
-	Prepare(ctx context.Context, r dragonfly.Request) (Prepared, error)
+	Prepare(ctx context.Context, r dragonfly.Request, known Known) (Prepared, error)
 	// Inline gives a complete verified content of at most
 	// dragonfly.InlineMax bytes.
 	Inline(task dragonfly.TaskID, v dragonfly.Version) ([]byte, bool)
@@ -67,6 +68,13 @@ type Seed interface {
 	Admit(info dragonfly.TaskInfo)
 	// Forget ends the seed's interest in a task; its store keeps the bytes.
 	Forget(task dragonfly.TaskID)
+}
+
+// Known is what a peer says that it holds of a content: all of it up to From, of
+// a version. The zero value is nothing.
+type Known struct {
+	Version dragonfly.Version
+	From    int64
 }
 
 // Prepared is what the seed found out about a task.

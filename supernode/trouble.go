@@ -91,7 +91,7 @@ func (s *Supernode) retry(v *version, now time.Time) {
 	case t.last != nil && refused(t.last):
 		s.askCredentials(v, now)
 	case t.last != nil && v.void:
-		s.prepare(t, t.request)
+		s.prepare(t, t.request, Known{})
 	case !v.void:
 		t.last, v.closed = nil, false
 		s.step(sched.Event{Kind: sched.SourceOpened, Task: v.handle})
@@ -151,6 +151,6 @@ func (s *Supernode) voided(v *version, e *dragonfly.Error) {
 	s.closeSource(v)
 	v.void = true
 	if t.prep == nil {
-		s.prepare(t, t.request)
+		s.prepare(t, t.request, Known{})
 	}
 }

@@ -155,8 +155,8 @@ type seed struct {
 
 var _ supernode.Seed = seed{}
 
-func (s seed) Prepare(ctx context.Context, r dragonfly.Request) (supernode.Prepared, error) {
-	p, err := s.e.Prepare(ctx, s.self, r)
+func (s seed) Prepare(ctx context.Context, r dragonfly.Request, known supernode.Known) (supernode.Prepared, error) {
+	p, err := s.e.Prepare(ctx, s.self, r, peer.Known(known))
 	return supernode.Prepared{Task: r.TaskID(), Version: p.Version, Layout: p.Layout, Held: p.Held, Manifest: p.Manifest}, err
 }
 
