@@ -206,6 +206,7 @@ func (o *origin) send(w http.ResponseWriter, r *http.Request, content []byte, fr
 		at = next
 	}
 	if end < to {
+		_ = out.Flush() // what was counted as sent is sent
 		panic(http.ErrAbortHandler) // the connection breaks off
 	}
 }

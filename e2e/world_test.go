@@ -57,6 +57,7 @@ type world struct {
 	ctx   context.Context
 	dir   string
 	peers int
+	nodes int
 }
 
 // start skips the test unless real processes are wanted, and otherwise makes
@@ -106,8 +107,11 @@ func (w *world) showLogs() {
 // supernode starts one; zero ports are free ones.
 func (w *world) supernode(o swarm.SupernodeOptions) *swarm.Supernode {
 	w.Helper()
-	if o.Home == "" {
-		o.Home = filepath.Join(w.dir, fmt.Sprintf("supernode%d", o.Control))
+	if o.Home == "" && o.Control == 0 {
+		w.nodes++
+		o.Home = filepath.Join(w.dir, fmt.Sprintf("supernode%d", w.nodes))
+	} else if o.Home == "" { // the same again after a restart
+		o.Home = filepath.Join(w.dir, fmt.Sprintf("supernode-%d", o.Control))
 	}
 	s, err := w.StartSupernode(w.ctx, o)
 	if err != nil {

@@ -258,6 +258,7 @@ func (t *task) length(ctx context.Context) int64 {
 // fetch makes the content complete: through the swarm where it can, else from
 // the source.
 func (d *Download) fetch(ctx context.Context) error {
+	d.t.recheck()
 	switch {
 	case d.job.Pattern == PatternSource:
 		return d.fallback(ctx, ReasonAsked, nil)

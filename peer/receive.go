@@ -28,16 +28,23 @@ const prefixStep = 16 * dragonfly.BlockLen
 var buffers = sync.Pool{New: func() any { return new(make([]byte, readSize)) }}
 
 // fill copies a body into the holding at span, hashing on the way, and says
-// how far it came. A broken body leaves whole blocks only: end is where the
-// next transfer of this piece has to begin. An io.EOF before the span's end is
+// how far it came: end is where the next transfer of this piece has to begin.
+// A broken parent leaves whole blocks only, so that each block has one sender.
+// An io.EOF before the span's end is
 // returned as such when the length of the content is unknown.
 func (t *task) fill(ctx context.Context, h *holding, n dragonfly.PieceNum, span dragonfly.Span, body io.Reader, from dragonfly.ParentKind) (end int64, err error) {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	start, _ := h.Layout().Extent(n)
 	a := h.arrive(n)
-	blocks := piecehash.NewHasher(a.blocks, span.From-start)
+	begun := (span.From - start) % dragonfly.BlockLen // bytes of a block that a broken source left
+	blocks := piecehash.NewHasher(a.blocks, span.From-begun-start)
 	defer blocks.Close()
+	if begun > 0 {
+		if _, err := io.Copy(blocks, io.NewSectionReader(h.content.File(), span.From-begun, begun)); err != nil {
+			return span.From, &storeError{err}
+		}
+	}
 
 	recorded := span.From
 	for end = span.From; end < span.To; {
@@ -73,7 +80,7 @@ func (t *task) fill(ctx context.Context, h *holding, n dragonfly.PieceNum, span 
 		blocks.Flush() // the content's last block may be short
 		return end, err
 	}
-	if whole := start + (end-start)/dragonfly.BlockLen*dragonfly.BlockLen; whole < end {
+	if whole := start + (end-start)/dragonfly.BlockLen*dragonfly.BlockLen; whole < end && from != dragonfly.ParentSource {
 		whole = max(whole, span.From)
 		h.cut(a, dragonfly.Span{From: whole, To: end})
 		end = whole
@@ -207,40 +214,41 @@ func (t *task) landed(h *holding, a dragonfly.Assignment, got dragonfly.Span, to
 	case !whole:
 		t.report(t.event(dragonfly.EventReceived, h, a))
 		t.observe(func(o Observer) { o.Piece(done) })
-	default:
-		t.settle(h, a, done)
+	case t.settle(h, done):
+		t.observe(func(o Observer) { o.Piece(done) })
 	}
 }
 
 // settle verifies a piece that is whole, or leaves it until its digest is
-// known.
-func (t *task) settle(h *holding, a dragonfly.Assignment, done PieceDone) {
+// known. It says false when the piece proved bad or could not be kept.
+func (t *task) settle(h *holding, done PieceDone) bool {
+	a := done.Assignment
 	arrived, got, ok := h.give(a.Piece)
 	if !ok {
-		return
+		return false
 	}
 	want := h.expected(a.Piece)
 	if want.IsZero() && fromSource(arrived) {
 		want = got // this process read it from the source: it is the manifest
 	}
-	switch {
-	case want.IsZero():
+	if want.IsZero() {
 		t.report(t.event(dragonfly.EventReceived, h, a))
-		t.observe(func(o Observer) { o.Piece(done) })
-	case want != got:
-		t.accuse(h, a, arrived, want, done)
-	default:
-		if err := h.commit(a.Piece, got); err != nil {
-			t.failed(done, a.Span.To, &storeError{err})
-			return
-		}
-		ev := t.event(dragonfly.EventVerified, h, a)
-		if a.Parent.Kind == dragonfly.ParentSource {
-			ev.Digest = got
-		}
-		t.report(ev)
-		t.observe(func(o Observer) { o.Piece(done) })
+		return true
 	}
+	if want != got {
+		t.accuse(h, a, arrived, want, done)
+		return false
+	}
+	if err := h.commit(a.Piece, got); err != nil {
+		t.failed(done, a.Span.To, &storeError{err})
+		return false
+	}
+	ev := t.event(dragonfly.EventVerified, h, a)
+	if a.Parent.Kind == dragonfly.ParentSource {
+		ev.Digest = got
+	}
+	t.report(ev)
+	return true
 }
 
 // fromSource says that every byte of an arrival came from the source to this

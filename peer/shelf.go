@@ -4,11 +4,13 @@ package peer
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 
 	"dragonfly"
 	"dragonfly/internal/piecehash"
+	"dragonfly/store"
 	"dragonfly/transfer"
 )
 
@@ -31,6 +33,10 @@ func (s shelf) Open(id dragonfly.TaskID, v dragonfly.Version, ticket dragonfly.T
 		return nil, transfer.ErrVersion
 	}
 	file, err := h.content.OpenFile()
+	if errors.Is(err, store.ErrChanged) {
+		t.spoiled(h, err)
+		return nil, transfer.ErrUnknown
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -192,6 +192,33 @@ func (t *task) adopt(v dragonfly.Version, layout dragonfly.Layout, ticket dragon
 
 var errSuperseded = &dragonfly.Error{Kind: dragonfly.SourceChanged, Message: "the content at the source changed while it was read"}
 
+// recheck lets a holding go whose file somebody changed through a hard link.
+func (t *task) recheck() {
+	h := t.holding()
+	if h == nil {
+		return
+	}
+	file, err := h.content.OpenFile()
+	if err == nil {
+		file.Close()
+	} else if errors.Is(err, store.ErrChanged) {
+		t.spoiled(h, err)
+	}
+}
+
+// spoiled lets a holding go that the store has dropped, and tells the swarm.
+func (t *task) spoiled(h *holding, why error) {
+	for n := range dragonfly.PieceNum(h.Layout().Pieces()) {
+		t.report(dragonfly.Event{Kind: dragonfly.EventLost, Task: t.id, Version: h.version, Piece: n})
+	}
+	t.e.cfg.Log.Warn("a content was changed and is dropped", "task", t.id, "err", why)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.h == h {
+		t.letGo(why)
+	}
+}
+
 // letGo ends everything that belongs to the present holding. t.mu is held.
 func (t *task) letGo(why error) {
 	for _, f := range t.flows {
@@ -368,7 +395,7 @@ func (t *task) entries(e dragonfly.Entries) {
 		}
 		if arrived, _, ok := h.give(n); ok && len(arrived.senders) > 0 && h.sent(n, arrived, dragonfly.Assignment{}, dragonfly.Span{}) {
 			last := arrived.senders[len(arrived.senders)-1].assignment
-			t.settle(h, last, PieceDone{Assignment: last, Layout: h.Layout(), Bytes: 0})
+			t.settle(h, PieceDone{Assignment: last, Layout: h.Layout()})
 		}
 	}
 }
