@@ -37,10 +37,17 @@ type node struct {
 
 	mu      sync.Mutex // guards all below
 	session dragonfly.Session
+	mark    dragonfly.AssignmentID // of the session; 0: there is none
 	running bool
 	tasks   map[dragonfly.TaskID]*task
 	queue   []dragonfly.Event // not sent yet
 }
+
+// marked is what a supernode's process numbers assignments below; the bits
+// above mark the session in this process. A supernode that was restarted
+// begins its numbers anew, and another one has its own, while what earlier
+// sessions gave may still be at work here.
+const marked dragonfly.AssignmentID = 1 << 40
 
 // node is the engine's record of a supernode.
 func (e *Engine) node(m dragonfly.Member) *node {
@@ -61,9 +68,20 @@ func (n *node) poke() {
 	}
 }
 
-// report queues an event for the next sync.
+// report queues an event for the next sync. The end of an assignment that
+// another session gave says nothing to this one, but for the piece that is held.
 func (n *node) report(ev dragonfly.Event) {
 	n.mu.Lock()
+	switch {
+	case ev.Assignment == 0:
+	case ev.Assignment/marked == n.mark:
+		ev.Assignment %= marked
+	case ev.Kind == dragonfly.EventVerified:
+		ev.Assignment = 0
+	default:
+		n.mu.Unlock()
+		return
+	}
 	n.queue = append(n.queue, ev)
 	n.mu.Unlock()
 	n.poke()
@@ -101,7 +119,7 @@ func (n *node) open(ctx context.Context) (dragonfly.Session, error) {
 		return nil, err
 	}
 	n.mu.Lock()
-	n.session = s
+	n.session, n.mark = s, dragonfly.AssignmentID(n.e.sessions.Add(1))
 	if !n.running && n.e.ctx.Err() == nil {
 		n.running = true
 		n.e.wg.Go(n.run)
@@ -136,7 +154,7 @@ func (n *node) lost(s dragonfly.Session) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.session == s {
-		n.session = nil
+		n.session, n.mark = nil, 0
 		n.queue = nil // it speaks of assignments that are void
 	}
 }
@@ -249,6 +267,7 @@ type answer struct {
 type conversation struct {
 	n       *node
 	s       dragonfly.Session
+	mark    dragonfly.AssignmentID
 	seq     uint64
 	ack     uint64
 	open    int // syncs at work
@@ -260,7 +279,13 @@ type conversation struct {
 // converse syncs until the session is lost.
 func (n *node) converse(ctx context.Context, s dragonfly.Session) error {
 	ctx, cancel := context.WithCancel(ctx)
-	c := &conversation{n: n, s: s, answers: make(chan answer, 2), seen: map[dragonfly.AssignmentID]struct{}{}}
+	n.mu.Lock()
+	mark, replaced := n.mark, n.session != s
+	n.mu.Unlock()
+	if replaced {
+		return &dragonfly.Error{Kind: dragonfly.UnknownSession, Message: "another session was opened at supernode " + n.member.Addr}
+	}
+	c := &conversation{n: n, s: s, mark: mark, answers: make(chan answer, 2), seen: map[dragonfly.AssignmentID]struct{}{}}
 	defer func() {
 		cancel()
 		for ; c.open > 0; c.open-- {
@@ -368,6 +393,7 @@ func (n *node) take(c *conversation, w dragonfly.Work) {
 		tell(entries.Task, func(t *task) { t.entries(entries) })
 	}
 	for _, id := range w.Cancellations {
+		id = c.mark*marked + id
 		for _, t := range n.registered() {
 			t.whenJoined(func() { t.revoke(id) })
 		}
@@ -376,6 +402,7 @@ func (n *node) take(c *conversation, w dragonfly.Work) {
 		if c.known(a.ID) {
 			continue
 		}
+		a.ID = c.mark*marked + a.ID
 		if n.e.lookup(a.Task) == nil {
 			n.report(dragonfly.Event{Kind: dragonfly.EventFailed, Task: a.Task, Version: a.Version, Piece: a.Piece,
 				Assignment: a.ID, Reason: dragonfly.FailCanceled, Offset: a.Span.From})

@@ -9,14 +9,17 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -110,13 +113,13 @@ type origin struct {
 	content  []byte
 	etag     string
 	modified time.Time
-	plain    bool                                             // knows no ranges
-	chunked  bool                                             // does not say its length
+	plain    bool                                               // knows no ranges
+	chunked  bool                                               // does not say its length
 	handle   func(http.ResponseWriter, *http.Request) (ok bool) // answers by itself if ok
-	cutAfter int                                              // breaks each body off there; 0: never
-	sent     int64                                            // bytes of bodies
-	asked    []string                                         // Range header of each request; "" for none
-	hosts    []string                                         // that asked
+	cutAfter int                                                // breaks each body off there; 0: never
+	sent     int64                                              // bytes of bodies
+	asked    []string                                           // Range header of each request; "" for none
+	hosts    []string                                           // that asked
 }
 
 func (w *world) newOrigin() *origin {
@@ -298,7 +301,7 @@ func (m *machine) kill() (dir string) {
 	m.w.t.Helper()
 	synctest.Wait()
 	dir = m.dir + "+"
-	if err := os.CopyFS(dir, os.DirFS(m.dir)); err != nil {
+	if err := snapshot(dir, m.dir); err != nil {
 		m.w.t.Fatal(err)
 	}
 	m.mu.Lock()
@@ -308,6 +311,24 @@ func (m *machine) kill() (dir string) {
 	m.close()
 	m.w.net.cut(m.ip, false)
 	return dir
+}
+
+// snapshot copies a directory, times included: the store knows its files by
+// them.
+func snapshot(to, from string) error {
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		return err
+	}
+	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		return os.Chtimes(filepath.Join(to, strings.TrimPrefix(path, from)), info.ModTime(), info.ModTime())
+	})
 }
 
 // restart starts an engine on what another one left.
@@ -370,11 +391,25 @@ func (w *world) wait(d *peer.Download) error {
 	return d.Wait(ctx)
 }
 
+// state is what the supernodes say about the usual task.
+func (w *world) state() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var text strings.Builder
+	for addr, n := range w.nodes {
+		rec := httptest.NewRecorder()
+		r := httptest.NewRequest("GET", "/p2p/v1/state/tasks/"+job().Request.TaskID().String(), nil)
+		n.sn.Admin().ServeHTTP(rec, r)
+		fmt.Fprintf(&text, "%s: %s\n", addr, rec.Body)
+	}
+	return text.String()
+}
+
 // succeed waits for a download and compares its bytes.
 func (w *world) succeed(d *peer.Download, want []byte) {
 	w.t.Helper()
 	if err := w.wait(d); err != nil {
-		w.t.Fatalf("the download failed: %v", err)
+		w.t.Fatalf("the download failed: %v; %s", err, w.state())
 	}
 	f, err := d.File()
 	if err != nil {
