@@ -33,6 +33,11 @@ var metadata = []netip.Addr{
 	netip.MustParseAddr("fd20:ce::254"),    // Google
 }
 
+var (
+	broadcast   = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	thisNetwork = netip.MustParsePrefix("0.0.0.0/8")
+)
+
 // acceptAddrs decides which announced addresses of a data port other peers are
 // sent to: those that equal the connection's remote address or lie in the
 // accepted networks, loopback only for who connects from loopback, and never
@@ -65,7 +70,8 @@ func acceptAddrs(remote netip.Addr, announced []netip.AddrPort, networks []netip
 func acceptable(remote, addr netip.Addr, networks []netip.Prefix) bool {
 	switch {
 	case !addr.IsValid() || addr.IsUnspecified() || addr.Zone() != "",
-		addr.IsLinkLocalUnicast(), addr.IsMulticast(), slices.Contains(metadata, addr):
+		addr.IsLinkLocalUnicast(), addr.IsMulticast(), addr == broadcast, thisNetwork.Contains(addr),
+		slices.Contains(metadata, addr):
 		return false
 	case !remote.IsValid():
 		return true

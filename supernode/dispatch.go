@@ -3,7 +3,6 @@
 package supernode
 
 import (
-	"cmp"
 	"net"
 	"net/netip"
 	"slices"
@@ -61,6 +60,13 @@ func (s *Supernode) dispatch(a sched.Action) {
 		if ss != nil {
 			ss.verdict = ""
 			s.log.Info("peer released", "peer", a.Peer, "host", ss.hello.Host.Name, "ip", ss.where.Host)
+		}
+	case sched.Forgotten:
+		if ss != nil {
+			// From now on the peer is told that its session is unknown; the
+			// chores take it out of the books.
+			ss.dead = true
+			s.forgotten = append(s.forgotten, ss)
 		}
 	case sched.Exhausted:
 		if v != nil && v == v.task.retired && !slices.Contains(s.starved, a.Task) {
@@ -151,17 +157,12 @@ func (s *Supernode) tidy(now time.Time) {
 			s.forget(t)
 		}
 	}
-	gone := s.cfg.Sched.Gone + s.cfg.Sched.Kept
-	var dead []*session
-	for _, ss := range s.sessions {
-		if ss.waiter == nil && now.Sub(ss.lastSync) >= gone && !ss.seed {
-			dead = append(dead, ss)
+	for _, ss := range s.forgotten {
+		if s.sessions[ss.id] == ss {
+			s.drop(ss, "silent")
 		}
 	}
-	slices.SortFunc(dead, func(a, b *session) int { return cmp.Compare(a.peer, b.peer) })
-	for _, ss := range dead {
-		s.drop(ss, "silent")
-	}
+	s.forgotten = s.forgotten[:0]
 }
 
 // expired says that a task was not asked for or heard of for long and nobody

@@ -371,8 +371,8 @@ func (s *Supernode) seedReg(t *task) *registration {
 }
 
 // forget lets the seed forget a task that is not in use, and then removes it.
-// A registration that comes meanwhile waits, so that the seed hears of the end
-// before it hears of the new beginning.
+// Who registers for it meanwhile waits, so that the seed hears of the end
+// before it hears of the new beginning; who only serves it is kept.
 func (s *Supernode) forget(t *task) {
 	for _, v := range []*version{t.retired, t.current} {
 		if v != nil {
@@ -392,7 +392,10 @@ func (s *Supernode) forget(t *task) {
 		s.mu.Lock()
 		defer s.unlock()
 		defer close(p.done)
-		delete(s.tasks, t.id)
+		t.prep = nil
+		if len(t.regs) == 0 {
+			delete(s.tasks, t.id)
+		}
 		s.metrics.gcTasks.Inc()
 	})
 }

@@ -23,6 +23,7 @@ const (
 	maxHeaderLen  = 64 << 10
 	maxRootCAs    = 1 << 20
 	maxSlots      = 256
+	maxPieceLen   = 1 << 30
 	maxTasksOf    = 10_000 // of one peer
 	maxJobs       = 64     // of one peer for one task; older ones are forgotten
 )
@@ -51,8 +52,8 @@ func validate(r dragonfly.Registration) error {
 		return invalid("registration: callSystem must be printable and have at most 256 bytes")
 	case r.Slots < 0 || r.Slots > maxSlots:
 		return invalid("registration: slots must be a number from 0 to %d", maxSlots)
-	case r.Layout.Length < dragonfly.UnknownLength || r.Layout.PieceLen < 0:
-		return invalid("registration: the layout has a negative length")
+	case r.Layout.Length < dragonfly.UnknownLength || r.Layout.PieceLen < 0 || r.Layout.PieceLen > maxPieceLen:
+		return invalid("registration: the layout has a negative length, or pieces of more than %d bytes", maxPieceLen)
 	}
 	u, err := url.Parse(r.Request.URL)
 	if err != nil || u.Host == "" || !strings.EqualFold(u.Scheme, "http") && !strings.EqualFold(u.Scheme, "https") {
@@ -130,7 +131,7 @@ func (s *Supernode) refuse(ss *session, id dragonfly.TaskID, r dragonfly.Registr
 		s.metrics.failed(r.Request.CallSystem)
 		return dragonfly.TaskInfo{}, err
 	}
-	s.log.Info("the seed cannot read the source: the peer may", "task", id, "peer", ss.peer, "err", err)
+	s.log.Info("the seed cannot read the source: the peer may", "task", id, "peer", ss.peer, "kind", dragonfly.KindOf(err))
 	return dragonfly.TaskInfo{Task: id, Layout: dragonfly.Layout{Length: dragonfly.UnknownLength}, Grant: dragonfly.GrantDirect}, nil
 }
 
@@ -201,6 +202,7 @@ func (s *Supernode) hold(ss *session, t *task, r dragonfly.Registration) dragonf
 	v := t.current
 	if v == nil {
 		reg.kept = &r
+		t.forgetTickets()
 		return dragonfly.TaskInfo{Task: t.id, Version: r.Version, Layout: r.Layout, Ticket: t.ticket(r.Version)}
 	}
 	if reg.version != v && (reg.version == nil || reg.version != t.retired) {
@@ -232,6 +234,9 @@ func (s *Supernode) enroll(ss *session, t *task, r dragonfly.Registration, now t
 	reg.asked = reg.asked && sameCredentials(reg.request, r.Request)
 	reg.request, reg.kept = r.Request, nil
 	reg.serves = r.Serve || r.Holding
+	if !reg.wants {
+		reg.jobs = nil // they have ended
+	}
 	reg.addJob(r.Job)
 	return reg
 }

@@ -29,7 +29,7 @@ type session struct {
 	opened  time.Time
 	welcome dragonfly.Welcome
 
-	dead     bool
+	dead     bool      // dropped, or forgotten by the scheduler and to be dropped
 	lastSync time.Time // when the newest sync began or ended
 	newest   uint64    // Report.Seq
 	applied  map[uint64]int
@@ -241,7 +241,7 @@ func (ss *session) Sync(ctx context.Context, r dragonfly.Report) (dragonfly.Work
 		return dragonfly.Work{}, ss.gone()
 	}
 	if r.Seq < ss.newest {
-		return dragonfly.Work{Seq: ss.out.seq}, nil
+		return dragonfly.Work{}, nil // nobody waits for it any more
 	}
 	if r.Seq == ss.newest {
 		ss.out.repeat()
@@ -271,7 +271,9 @@ func (ss *session) await(ctx context.Context, w *waiter) (dragonfly.Work, error)
 			return dragonfly.Work{}, ss.gone()
 		}
 		if ss.waiter != w {
-			return dragonfly.Work{Seq: ss.out.seq}, nil // the newer sync gets what there is
+			// The newer sync gets what there is. Seq 0 acknowledges nothing: the
+			// newer answer may be lost and this one not.
+			return dragonfly.Work{}, nil
 		}
 		ready, in := ss.out.due(time.Now())
 		if err := context.Cause(ctx); ready || over || err != nil {

@@ -115,21 +115,22 @@ type Supernode struct {
 
 // books are what the supernode knows; Supernode.mu guards them.
 type books struct {
-	machine  *sched.Machine
-	actions  []sched.Action // reused between steps
-	starved  []sched.Task   // Exhausted during the present step
-	armed    sched.Instant  // when Run's timer goes off
-	isArmed  bool
-	stopped  bool
-	members  []dragonfly.Member
-	sessions map[dragonfly.SessionID]*session
-	agents   map[string]*session
-	peers    map[sched.Peer]*session
-	seedPeer *session
-	tasks    map[dragonfly.TaskID]*task
-	versions map[sched.Task]*version
-	lastPeer sched.Peer
-	lastTask sched.Task
+	machine   *sched.Machine
+	actions   []sched.Action // reused between steps
+	starved   []sched.Task   // Exhausted, for the next chores
+	forgotten []*session     // by the scheduler, for the next chores
+	armed     sched.Instant  // when Run's timer goes off
+	isArmed   bool
+	stopped   bool
+	members   []dragonfly.Member
+	sessions  map[dragonfly.SessionID]*session
+	agents    map[string]*session
+	peers     map[sched.Peer]*session
+	seedPeer  *session
+	tasks     map[dragonfly.TaskID]*task
+	versions  map[sched.Task]*version
+	lastPeer  sched.Peer
+	lastTask  sched.Task
 }
 
 var _ dragonfly.Tracker = (*Supernode)(nil)

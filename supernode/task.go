@@ -5,6 +5,7 @@ package supernode
 import (
 	"cmp"
 	"crypto/rand"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -100,6 +101,30 @@ func (t *task) ticket(v dragonfly.Version) dragonfly.Ticket {
 		t.tickets[v] = k
 	}
 	return k
+}
+
+// maxTickets is how many tickets a task keeps before it looks whether they are
+// all in use.
+const maxTickets = 8
+
+// forgetTickets drops the tickets of versions that nobody has any more. That of
+// a version that is being prepared is known to the seed already.
+func (t *task) forgetTickets() {
+	if t.prep != nil || len(t.tickets) <= maxTickets {
+		return
+	}
+	used := map[dragonfly.Version]bool{}
+	for _, r := range t.regs {
+		if r.kept != nil {
+			used[r.kept.Version] = true
+		}
+	}
+	for _, v := range []*version{t.current, t.retired} {
+		if v != nil {
+			used[v.id] = true
+		}
+	}
+	maps.DeleteFunc(t.tickets, func(v dragonfly.Version, _ dragonfly.Ticket) bool { return !used[v] })
 }
 
 func (v *version) info() dragonfly.TaskInfo {
