@@ -314,16 +314,24 @@ func definitive(err error) bool {
 }
 
 // join registers the task at the first supernode of its ranking that takes it;
-// each is tried twice (FAQ: multiple-supernode mode).
+// each is tried twice (FAQ: multiple-supernode mode), but for those that took
+// the connection and their share of the patience and did not answer.
 func (d *Download) join(ctx context.Context, again bool) (*node, dragonfly.TaskInfo, error) {
 	members := d.job.Nodes
 	var last error
+	patience := d.t.e.cfg.Patience
+	slow := map[string]bool{}
 	for round := range 2 {
+		share := min(patience, 2*patience/time.Duration(len(members)))
 		for _, m := range dragonfly.Rank(d.t.id, members) {
+			if slow[m.Addr] {
+				continue
+			}
 			n := d.t.e.node(m)
 			began := time.Now()
 			taken := d.t.join()
-			info, err := n.register(ctx, d.t)
+			info, err := n.register(ctx, d.t, share)
+			slow[m.Addr] = errors.Is(err, errSilent)
 			if e, ok := errors.AsType[*dragonfly.Error](err); ok && e.Kind == dragonfly.NotOwner && len(e.Members) > 0 && round == 0 {
 				members = e.Members
 			}

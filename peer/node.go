@@ -33,14 +33,16 @@ type node struct {
 	member  dragonfly.Member
 	tracker dragonfly.Tracker
 	wake    chan struct{} // capacity 1: the queue or the free slots changed
-	opening sync.Mutex    // one Open at a time
+	opening chan struct{} // capacity 1: one Open at a time
 
-	mu      sync.Mutex // guards all below
-	session dragonfly.Session
-	mark    dragonfly.AssignmentID // of the session; 0: there is none
-	running bool
-	tasks   map[dragonfly.TaskID]*task
-	queue   []dragonfly.Event // not sent yet
+	mu       sync.Mutex // guards all below
+	session  dragonfly.Session
+	mark     dragonfly.AssignmentID // of the session; 0: there is none
+	over     chan struct{}          // closed when the session is lost
+	running  bool
+	tasks    map[dragonfly.TaskID]*task
+	queue    []dragonfly.Event // not sent yet
+	awaiting int               // registrations that wait for an answer
 }
 
 // marked is what a supernode's process numbers assignments below; the bits
@@ -55,7 +57,8 @@ func (e *Engine) node(m dragonfly.Member) *node {
 	defer e.mu.Unlock()
 	n := e.nodes[m.Addr]
 	if n == nil {
-		n = &node{e: e, member: m, tracker: e.cfg.Dial(m), wake: make(chan struct{}, 1), tasks: map[dragonfly.TaskID]*task{}}
+		n = &node{e: e, member: m, tracker: e.cfg.Dial(m), wake: make(chan struct{}, 1), opening: make(chan struct{}, 1),
+			tasks: map[dragonfly.TaskID]*task{}}
 		e.nodes[m.Addr] = n
 	}
 	return n
@@ -105,37 +108,55 @@ func (n *node) current() dragonfly.Session {
 	return n.session
 }
 
-// open gives the session, opening one within the engine's patience.
-func (n *node) open(ctx context.Context) (dragonfly.Session, error) {
-	n.opening.Lock()
-	defer n.opening.Unlock()
-	if s := n.current(); s != nil {
-		return s, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, n.e.cfg.Patience)
+// open gives the session, opening one if the supernode answers in time.
+func (n *node) open(ctx context.Context, patience time.Duration) (s dragonfly.Session, over <-chan struct{}, err error) {
+	patient, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	s, err := n.tracker.Open(ctx, n.e.cfg.Hello())
-	if err != nil {
-		return nil, err
+	select {
+	case n.opening <- struct{}{}:
+		defer func() { <-n.opening }()
+	case <-patient.Done():
+		return nil, nil, n.silence(ctx, errSilent)
 	}
 	n.mu.Lock()
-	n.session, n.mark = s, dragonfly.AssignmentID(n.e.sessions.Add(1))
+	s, over = n.session, n.over
+	n.mu.Unlock()
+	if s != nil {
+		return s, over, nil
+	}
+	s, err = n.tracker.Open(patient, n.e.cfg.Hello())
+	if err != nil {
+		if patient.Err() != nil {
+			err = n.silence(ctx, errSilent)
+		}
+		return nil, nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.session, n.mark, n.over = s, dragonfly.AssignmentID(n.e.sessions.Add(1)), make(chan struct{})
 	if !n.running && n.e.ctx.Err() == nil {
 		n.running = true
 		n.e.wg.Go(n.run)
 	}
-	n.mu.Unlock()
-	return s, nil
+	return s, n.over, nil
+}
+
+// silence is why there is no answer: ctx ended, or why.
+func (n *node) silence(ctx context.Context, why error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return &dragonfly.Error{Kind: dragonfly.Unavailable, Message: "supernode " + n.member.Addr, Err: why}
 }
 
 // register registers a task here, in a new session if the old one is unknown.
-func (n *node) register(ctx context.Context, t *task) (dragonfly.TaskInfo, error) {
+func (n *node) register(ctx context.Context, t *task, patience time.Duration) (dragonfly.TaskInfo, error) {
 	for try := 1; ; try++ {
-		s, err := n.open(ctx)
+		s, over, err := n.open(ctx, patience)
 		if err != nil {
 			return dragonfly.TaskInfo{}, err
 		}
-		info, err := s.Register(ctx, t.registration())
+		info, err := n.ask(ctx, s, over, t)
 		if dragonfly.KindOf(err) == dragonfly.UnknownSession && err != nil && try < 3 {
 			n.lost(s)
 			continue
@@ -149,12 +170,59 @@ func (n *node) register(ctx context.Context, t *task) (dragonfly.TaskInfo, error
 	}
 }
 
+// ask registers a task in a session. The answer may have to wait for the
+// source; meanwhile the syncs tell whether the supernode is there at all.
+func (n *node) ask(ctx context.Context, s dragonfly.Session, over <-chan struct{}, t *task) (dragonfly.TaskInfo, error) {
+	asking, cancel := context.WithCancel(ctx)
+	defer cancel()
+	answered := make(chan struct{})
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-over:
+			cancel()
+		case <-answered:
+		}
+	}()
+	n.await(1)
+	info, err := s.Register(asking, t.registration())
+	n.await(-1)
+	close(answered)
+	<-watched
+	if err != nil && asking.Err() != nil {
+		err = n.silence(ctx, errNodeLost)
+	}
+	return info, err
+}
+
+// patience is how long the older of two syncs may be unanswered.
+func (n *node) patience() time.Duration {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.awaiting > 0 {
+		return min(answerTime, n.e.cfg.Patience)
+	}
+	return answerTime
+}
+
+// await counts the registrations that wait for an answer.
+func (n *node) await(more int) {
+	n.mu.Lock()
+	n.awaiting += more
+	n.mu.Unlock()
+	if more > 0 {
+		n.poke() // a newer sync makes the older one be answered
+	}
+}
+
 // lost forgets a session that the supernode does not know.
 func (n *node) lost(s dragonfly.Session) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.session == s {
+	if s != nil && n.session == s {
 		n.session, n.mark = nil, 0
+		close(n.over)
 		n.queue = nil // it speaks of assignments that are void
 	}
 }
@@ -181,7 +249,7 @@ func (n *node) run() {
 		s := n.current()
 		if s == nil {
 			var err error
-			if s, err = n.open(ctx); err == nil {
+			if s, _, err = n.open(ctx, n.e.cfg.Patience); err == nil {
 				err = n.again(ctx, s)
 			}
 			if err != nil {
@@ -278,13 +346,13 @@ type conversation struct {
 
 // converse syncs until the session is lost.
 func (n *node) converse(ctx context.Context, s dragonfly.Session) error {
-	ctx, cancel := context.WithCancel(ctx)
 	n.mu.Lock()
 	mark, replaced := n.mark, n.session != s
 	n.mu.Unlock()
 	if replaced {
 		return &dragonfly.Error{Kind: dragonfly.UnknownSession, Message: "another session was opened at supernode " + n.member.Addr}
 	}
+	ctx, cancel := context.WithCancel(ctx)
 	c := &conversation{n: n, s: s, mark: mark, answers: make(chan answer, 2), seen: map[dragonfly.AssignmentID]struct{}{}}
 	defer func() {
 		cancel()
@@ -294,16 +362,17 @@ func (n *node) converse(ctx context.Context, s dragonfly.Session) error {
 	}()
 	overdue := time.NewTimer(answerTime)
 	defer overdue.Stop()
-	news := true
+	news, sent := true, time.Now()
 	for {
 		if c.open == 0 || c.open == 1 && news {
 			c.send(ctx)
-			news = false
-			overdue.Reset(answerTime)
+			news, sent = false, time.Now()
+			overdue.Reset(n.patience())
 		}
 		select {
 		case <-n.wake:
 			news = true
+			overdue.Reset(max(0, time.Until(sent.Add(n.patience()))))
 		case a := <-c.answers:
 			c.open--
 			if a.err != nil {
@@ -315,8 +384,8 @@ func (n *node) converse(ctx context.Context, s dragonfly.Session) error {
 			if c.open == 2 {
 				return &dragonfly.Error{Kind: dragonfly.Unavailable, Message: "supernode " + n.member.Addr + " does not answer"}
 			}
-			news = n.starving() // ask whether it is still there
-			overdue.Reset(answerTime)
+			news, sent = n.starving(), time.Now() // ask whether it is still there
+			overdue.Reset(n.patience())
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -327,6 +396,9 @@ func (n *node) converse(ctx context.Context, s dragonfly.Session) error {
 func (n *node) starving() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.awaiting > 0 {
+		return true
+	}
 	for _, t := range n.tasks {
 		if t.starving() {
 			return true
@@ -413,7 +485,7 @@ func (n *node) take(c *conversation, w dragonfly.Work) {
 	for _, q := range w.Questions {
 		tell(q.Task, func(t *task) {
 			if q.Kind == dragonfly.AskCredentials {
-				n.e.wg.Go(func() { _, _ = n.register(n.e.ctx, t) })
+				n.e.wg.Go(func() { _, _ = n.register(n.e.ctx, t, n.e.cfg.Patience) })
 			} else {
 				n.e.wg.Go(func() { t.answer(q) })
 			}
@@ -435,5 +507,9 @@ func (c *conversation) known(id dragonfly.AssignmentID) bool {
 	return false
 }
 
-// errNodeLost is why a task leaves a supernode.
-var errNodeLost = errors.New("the supernode was lost")
+// errNodeLost is why a task leaves a supernode, errSilent why one is not asked
+// again.
+var (
+	errNodeLost = errors.New("the supernode was lost")
+	errSilent   = errors.New("does not answer")
+)

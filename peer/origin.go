@@ -45,6 +45,9 @@ type origin struct {
 	pos     int64 // content offset of body
 	ranges  bool  // the source serves ranges, as far as known
 	asked   bool  // the source was opened before
+	// validators are what the source said last: a content that came through
+	// the swarm was stored without.
+	validators source.Info
 }
 
 func newOrigin(t *task, h *holding) *origin {
@@ -56,7 +59,14 @@ func (o *origin) adopt(body *source.Body) {
 	o.reading.Lock()
 	defer o.reading.Unlock()
 	o.close()
-	o.body, o.pos, o.ranges, o.asked = body, body.From, body.Ranges, true
+	o.take(body, body.From)
+}
+
+// take makes a body that stands at the content offset off the one that is
+// read. o.reading is held.
+func (o *origin) take(body *source.Body, off int64) {
+	o.body, o.pos, o.ranges, o.asked = body, off, body.Ranges, true
+	o.validators = body.Info
 }
 
 // linger closes the adopted body unless assignments come for it.
@@ -247,12 +257,15 @@ func (o *origin) seek(ctx context.Context, off int64) error {
 		}
 	}
 	o.close()
-	meta := o.h.content.Meta()
-	if (off > 0 || o.asked) && meta.ETag == "" && meta.LastModified == "" {
+	state := stateOf(o.h.content.Meta())
+	if state.ETag == "" && state.LastModified == "" {
+		state.ETag, state.LastModified = o.validators.ETag, o.validators.LastModified
+	}
+	if (off > 0 || o.asked) && state.ETag == "" && state.LastModified == "" {
 		return &dragonfly.Error{Kind: dragonfly.SourceChanged,
 			Message: "the source gives neither ETag nor Last-Modified, so its content cannot be continued; it is read anew"}
 	}
-	body, err := o.t.e.cfg.Source.Open(ctx, o.req(), off, stateOf(meta))
+	body, err := o.t.e.cfg.Source.Open(ctx, o.req(), off, state)
 	if err != nil {
 		return err
 	}
@@ -260,6 +273,6 @@ func (o *origin) seek(ctx context.Context, off int64) error {
 		body.Close()
 		return &dragonfly.Error{Kind: dragonfly.SourceChanged, Message: "the content at the source changed"}
 	}
-	o.body, o.pos, o.ranges, o.asked = body, off, body.Ranges, true
+	o.take(body, off)
 	return nil
 }

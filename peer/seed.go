@@ -30,7 +30,7 @@ type Prepared struct {
 // Prepare; everything else goes through assignments, as for any peer.
 func (e *Engine) Seed(ctx context.Context, self dragonfly.Member) (dragonfly.SessionID, error) {
 	n := e.node(self)
-	s, err := n.open(ctx)
+	s, _, err := n.open(ctx, e.cfg.Patience)
 	if err != nil {
 		return "", err
 	}

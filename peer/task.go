@@ -493,7 +493,10 @@ func (t *task) open(ctx context.Context, known Known) (*holding, error) {
 			}
 			return t.begin(body, err, meta)
 		}
-		if first := firstMissing(meta.Layout, t.held(meta)); !complete && first > 0 && (meta.ETag != "" || meta.LastModified != "") {
+		first := firstMissing(meta.Layout, t.held(meta))
+		if meta.ETag == "" && meta.LastModified == "" && !complete {
+			known = Known{Version: meta.Version, From: first} // it came through the swarm
+		} else if !complete && first > 0 {
 			body, err := t.e.cfg.Source.Open(ctx, req, first, stateOf(meta))
 			if err == nil {
 				h, err := t.adopt(meta.Version, meta.Layout, t.ticket(), body.Info)
@@ -509,7 +512,7 @@ func (t *task) open(ctx context.Context, known Known) (*holding, error) {
 			}
 		}
 	}
-	if !stored && known.From > 0 {
+	if known.From > 0 {
 		if body, err := t.e.cfg.Source.Open(ctx, req, known.From, source.Condition{}); err == nil {
 			if v, ok := versionOf(body.Info); ok && v == known.Version {
 				return t.begin(body, nil, meta)
