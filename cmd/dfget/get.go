@@ -9,9 +9,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"dragonfly"
 	"dragonfly/agent"
@@ -20,23 +22,24 @@ import (
 	"dragonfly/peer"
 )
 
-func newGet(args []string, std streams) *cobra.Command {
+func newGet(args []string, std surroundings) *cobra.Command {
 	o := presets()
 	set := settings.Of(&o)
-	path := settingsPath
+	path := std.settings
 	c := &cobra.Command{
 		Use:   "dfget [flags] [URL]",
 		Short: "Download a file through the swarm of those who want it too",
 		Long: `dfget downloads a file from the hosts that have it already, from the supernode,
 or from its source, whichever is nearest, and goes on serving it for a while.
-Without a supernode it downloads from the source.
-
-` + exitStatusDoc,
+Without a supernode it downloads from the source, verified and resumable.`,
+		Annotations: map[string]string{settings.Appendix: filesDoc + "\n\n" + exitStatusDoc},
 		Example: `  dfget -u https://example.com/data.tar -o /tmp/data.tar --node supernode01,supernode02
-  dfget https://example.com/data.tar --digest sha256:HEX -o - | tar x`,
+  dfget https://example.com/data.tar --digest sha256:HEX -o - | tar x
+  dfget -u https://example.com/data.tar --header "Authorization: Bearer TOKEN" -s 0`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, rest []string) error {
-			notices, err := set.Load(settings.Source{Path: path, MustExist: c.Flags().Changed(filePath), Prefix: "DFGET_", Lookup: os.LookupEnv})
+			named := c.Flags().Changed(filePath)
+			notices, err := set.Load(settings.Source{Path: path, MustExist: named, Prefix: "DFGET_", Lookup: std.lookup})
 			for _, n := range notices {
 				fmt.Fprintln(std.err, "dfget:", n)
 			}
@@ -49,8 +52,8 @@ Without a supernode it downloads from the source.
 				}
 				o.URL = rest[0]
 			}
-			if len(o.Nodes) == 0 && !c.Flags().Changed(filePath) {
-				if o.Nodes, err = readINI(iniPath); err != nil {
+			if len(o.Nodes) == 0 && !named && !exists(path) { // one file is read, as in v1
+				if o.Nodes, err = readINI(std.ini); err != nil {
 					return err
 				}
 			}
@@ -60,7 +63,20 @@ Without a supernode it downloads from the source.
 	}
 	set.AddFlags(c.Flags())
 	c.Flags().StringVar(&path, filePath, path, "settings file")
+	c.Flags().SortFlags = false
 	c.MarkFlagsMutuallyExclusive("showbar", "console", "json")
+	c.ValidArgsFunction = cobra.NoFileCompletions // a URL
+	complete := func(flag string, words ...string) {
+		if err := c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+			panic(err) // our own flag
+		}
+	}
+	complete("link", linkAuto, linkReflink, linkHard, linkCopy)
+	complete("pattern", peer.PatternP2P, "cdn", peer.PatternSource)
+	for _, name := range []string{"url", "node", "md5", "digest", "identifier", "filter", "header", "locallimit", "totallimit", "minrate", "timeout",
+		"clientqueue", "callsystem", "ip", "port", "expiretime", "alivetime", "zone", "rack"} {
+		complete(name)
+	}
 	return c
 }
 
@@ -68,7 +84,7 @@ Without a supernode it downloads from the source.
 type get struct {
 	o      *options
 	args   []string
-	std    streams
+	std    surroundings
 	preset bool // the limit is the preset one
 
 	start   time.Time
@@ -77,9 +93,6 @@ type get struct {
 	target  target
 	screen  *screen
 	stream  *streaming // nil unless the bytes are written as they come
-
-	// start an agent, replaced in tests
-	startAgent func(ctx context.Context, logPath string, args []string) error
 }
 
 // failed is a failure with v1's internal code.
@@ -105,7 +118,13 @@ func (g *get) run(ctx context.Context) (err error) {
 	if g.target.path == "-" {
 		shown = g.std.err
 	}
-	g.screen = newScreen(shown, g.o)
+	term, _ := g.std.lookup("TERM")
+	g.screen = newScreen(shown, g.o, term)
+	if g.o.LogConfig.Path != "" {
+		if g.o.LogConfig.Path, err = filepath.Abs(g.o.LogConfig.Path); err != nil { // the agent works elsewhere
+			return err
+		}
+	}
 	if g.o.WorkHome, err = homeOf(g.o.WorkHome); err != nil {
 		return g.fail(nil, agent.Result{Length: dragonfly.UnknownLength}, err)
 	}
@@ -143,7 +162,10 @@ func homeOf(home string) (string, error) {
 		err = os.MkdirAll(home, 0o755)
 	}
 	if err != nil {
-		return "", failed{codePrepare, fmt.Errorf("the home directory cannot be made: name another with --home: %w", err)}
+		return "", failed{codePrepare, fmt.Errorf("the home directory %s cannot be made: name another with --home: %w", home, err)}
+	}
+	if err := unix.Access(home, unix.W_OK|unix.X_OK); err != nil {
+		return "", failed{codePrepare, fmt.Errorf("the home directory %s cannot be written: name another with --home: %w", home, err)}
 	}
 	return home, nil
 }
@@ -155,24 +177,29 @@ const attempts = 5
 // open if there is a result.
 func (g *get) download(ctx context.Context) (result agent.Result, content *os.File, c *agent.Client, err error) {
 	result.Length = dragonfly.UnknownLength
-	place, err := agent.PlaceOf(g.o.WorkHome, os.Getenv("XDG_RUNTIME_DIR"), "/tmp")
+	place, err := g.std.place(g.o.WorkHome)
 	if err != nil {
 		return result, nil, nil, failed{codePrepare, err}
 	}
-	start := g.startAgent
-	if start == nil {
-		start = startServer
-	}
 	l := launcher{place: place, build: build(), start: func(ctx context.Context) error {
-		return start(ctx, serverLog(g.o.WorkHome), g.o.serverArgs())
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		return spawner{self, serverLog(g.o.WorkHome), startTime}.start(ctx, g.o.serverArgs())
 	}}
 	listener := agent.Listener{Line: g.line, Log: g.screen.raw, Progress: func(p peer.Progress) { g.screen.progress(p, time.Now()) }}
 	if g.target.stream {
-		if g.stream, err = newStreaming(g.target, g.std.out); err != nil {
+		if g.stream, err = newStreaming(ctx, g.target, g.std.out); err != nil {
 			return result, nil, nil, err
 		}
 		listener.Stream = g.stream.begin
 	}
+	watching, stop := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() { g.screen.keep(watching) })
+	defer watch.Wait()
+	defer stop()
 	for range attempts {
 		if c, err = l.connect(ctx); err != nil {
 			if !errors.Is(err, agent.ErrGone) {
@@ -244,15 +271,21 @@ func (g *get) finish(ctx context.Context, c *agent.Client, result agent.Result, 
 	c.Placed(placed)
 	g.screen.line(fmt.Sprintf("download SUCCESS cost:%.3fs length:%d reason:%d", placed.Cost.Seconds(), result.Length, result.Reason))
 	g.screen.event(g.outcome(result, placed.Cost, exitOK, nil))
-	if g.preset && result.Limited {
-		hint := fmt.Sprintf("held back by the preset limit of %s per second: --locallimit 0 lifts it", dragonfly.Rate(presetLimit))
-		if f, ok := g.screen.w.(*os.File); ok && isTerminal(f) {
-			g.screen.line(hint)
-		} else {
-			fmt.Fprintln(g.std.err, hint) // stdout has v1's lines only
-		}
-	}
+	g.hint(result.Limited)
 	return nil
+}
+
+// hint tells what to do against a limit that nobody asked for.
+func (g *get) hint(limited bool) {
+	if !g.preset || !limited {
+		return
+	}
+	text := fmt.Sprintf("held back by the default limit of %s per second: --locallimit 0 lifts it", dragonfly.Rate(presetLimit))
+	if g.screen.terminal && !g.screen.json {
+		g.screen.line(text)
+	} else {
+		fmt.Fprintln(g.std.err, complaint+text) // stdout has v1's lines only
+	}
 }
 
 // outcome is the last line of --json.
@@ -273,11 +306,13 @@ type outcome struct {
 	FromSource int64   `json:"fromSource"`
 	FromSeed   int64   `json:"fromSeed"`
 	FromPeers  int64   `json:"fromPeers"`
+	// Limited says that --locallimit held the download back.
+	Limited bool `json:"limited,omitempty"`
 }
 
 func (g *get) outcome(r agent.Result, cost time.Duration, status int, err error) outcome {
 	out := outcome{Event: "result", Success: err == nil, Status: status, URL: agent.RedactURL(g.o.URL), Output: g.target.path, Sign: g.sign,
-		Seconds: cost.Seconds(), Length: r.Length, Reason: r.Reason, Node: r.Node, FromSource: r.FromSource, FromSeed: r.FromSeed, FromPeers: r.FromPeers}
+		Seconds: cost.Seconds(), Length: r.Length, Reason: r.Reason, Node: r.Node, FromSource: r.FromSource, FromSeed: r.FromSeed, FromPeers: r.FromPeers, Limited: r.Limited}
 	if !r.Task.IsZero() {
 		out.Task = r.Task.String()
 	}
@@ -327,15 +362,33 @@ type streaming struct {
 	err     error // of writing; valid after done
 }
 
-func newStreaming(t target, stdout *os.File) (*streaming, error) {
+func newStreaming(ctx context.Context, t target, stdout *os.File) (*streaming, error) {
 	if t.path == "-" {
 		return &streaming{out: stdout}, nil
 	}
-	f, err := os.OpenFile(t.path, os.O_WRONLY, 0)
-	if err != nil {
-		return nil, fmt.Errorf("the output cannot be written: %w", err)
+	type opened struct {
+		f   *os.File
+		err error
 	}
-	return &streaming{out: f, owned: true}, nil
+	c := make(chan opened, 1)
+	go func() { // a pipe's opening waits for its reader
+		f, err := os.OpenFile(t.path, os.O_WRONLY, 0)
+		c <- opened{f, err}
+	}()
+	select {
+	case o := <-c:
+		if o.err != nil {
+			return nil, failed{codeDownload, fmt.Errorf("the output cannot be written: choose another place with -o: %w", o.err)}
+		}
+		return &streaming{out: o.f, owned: true}, nil
+	case <-ctx.Done():
+		go func() { // or the reader would wait for more
+			if o := <-c; o.err == nil {
+				o.f.Close()
+			}
+		}()
+		return nil, context.Cause(ctx)
+	}
 }
 
 func (s *streaming) begin(pipe *os.File) {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +46,9 @@ func (l launcher) connect(ctx context.Context) (*agent.Client, error) {
 	// Of several clients one starts the agent, the others wait for it.
 	starting, err := l.place.Starting(ctx.Done())
 	if err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		return nil, err
 	}
 	defer starting.Release()
@@ -63,28 +67,35 @@ func (l launcher) connect(ctx context.Context) (*agent.Client, error) {
 	return agent.Dial(ctx, l.place, l.build)
 }
 
-// startServer starts "dfget server args…" in the background. Its output after
-// the first line of stdout goes to logPath.
-func startServer(ctx context.Context, logPath string, args []string) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(logPath), 0o755); err != nil {
+// spawner starts agents in processes of their own.
+type spawner struct {
+	program  string        // dfget
+	log      string        // where a process that started writes
+	patience time.Duration // how long its start may take
+}
+
+// start starts "dfget server args…" in the background and returns when it is
+// ready. One that does not get ready is ended.
+func (s spawner) start(ctx context.Context, args []string) error {
+	if err := os.MkdirAll(filepath.Dir(s.log), 0o755); err != nil {
 		return err
 	}
 	// What a crash writes must not be lost.
-	log, err := os.OpenFile(logPath, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+	log, err := os.OpenFile(s.log, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o644)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
+	before, err := log.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
 	ready, out, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	defer ready.Close()
-	cmd := exec.Command(self, append([]string{"server"}, args...)...)
+	cmd := exec.Command(s.program, append([]string{"server"}, args...)...)
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = out, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // it outlives this process and its terminal
@@ -93,20 +104,39 @@ func startServer(ctx context.Context, logPath string, args []string) error {
 	if err != nil {
 		return err
 	}
-	ready.SetReadDeadline(time.Now().Add(startTime))
+	ready.SetReadDeadline(time.Now().Add(s.patience))
 	defer context.AfterFunc(ctx, func() { ready.SetReadDeadline(time.Unix(1, 0)) })()
 	line, err := bufio.NewReader(io.LimitReader(ready, 64<<10)).ReadString('\n')
+	if strings.HasPrefix(line, readyLine) && ctx.Err() == nil {
+		return cmd.Process.Release()
+	}
+	timedOut := errors.Is(err, os.ErrDeadlineExceeded)
+	said := strings.TrimSpace(line)
+	if timedOut || said != "" {
+		_ = cmd.Process.Kill() // it would be in the way of the next one
+	}
+	_ = cmd.Wait()
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case strings.HasPrefix(line, readyLine):
-		return cmd.Process.Release()
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return &dragonfly.Error{Kind: dragonfly.Unavailable, Message: "dfget server did not start in time: see " + logPath}
-	case strings.TrimSpace(line) == "":
-		_ = cmd.Wait()
-		return &dragonfly.Error{Kind: dragonfly.Unavailable, Message: fmt.Sprintf("dfget server ended at once (%s): see %s", cmd.ProcessState, logPath)}
+	case timedOut:
+		return &dragonfly.Error{Kind: dragonfly.Unavailable, Message: fmt.Sprintf("the dfget server was not ready after %s and was ended: see %s", s.patience, s.log)}
 	}
-	_ = cmd.Wait()
-	return &dragonfly.Error{Kind: dragonfly.Unavailable, Message: strings.TrimSpace(line)}
+	why := cmp.Or(lastWords(log, before), said, cmd.ProcessState.String())
+	return &dragonfly.Error{Kind: dragonfly.Unavailable, Message: fmt.Sprintf("the dfget server did not start: %s (see %s)", why, s.log)}
+}
+
+// lastWords is what an agent that could not start wrote into its log.
+func lastWords(log *os.File, from int64) string {
+	text, err := io.ReadAll(io.NewSectionReader(log, from, 64<<10))
+	if err != nil {
+		return ""
+	}
+	words := ""
+	for line := range strings.Lines(string(text)) {
+		if said, ok := strings.CutPrefix(strings.TrimSpace(line), complaint); ok {
+			words = said
+		}
+	}
+	return words
 }

@@ -16,25 +16,38 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	_ "time/tzdata" // a container may have nothing but TZ
 
 	"github.com/spf13/cobra"
 
+	"dragonfly/agent"
 	"dragonfly/internal/settings"
 )
 
 func main() {
 	ctx, stop := signals()
-	code := run(ctx, os.Args, streams{os.Stdin, os.Stdout, os.Stderr})
+	code := run(ctx, os.Args, surroundings{os.Stdin, os.Stdout, os.Stderr, os.LookupEnv, settingsPath, iniPath, "/tmp"})
 	stop()
 	os.Exit(code)
 }
 
-// streams are what a process has open when it starts.
-type streams struct {
-	in       *os.File
-	out, err *os.File
+// surroundings are what a process finds when it starts.
+type surroundings struct {
+	in, out, err *os.File
+	lookup       func(name string) (value string, ok bool) // of the environment
+	// settings and ini are the files that are read when the user names none.
+	settings, ini string
+	// temp is where the processes of all accounts look for sockets and locks,
+	// whatever their TMPDIR.
+	temp string
+}
+
+// place is where the agent of a home is found.
+func (s surroundings) place(home string) (agent.Place, error) {
+	runtimeDir, _ := s.lookup("XDG_RUNTIME_DIR")
+	return agent.PlaceOf(home, runtimeDir, s.temp)
 }
 
 // interrupted is the signal that ended a context.
@@ -61,8 +74,11 @@ func signals() (context.Context, func()) {
 	return ctx, func() { cancel(nil) }
 }
 
+// complaint begins each line about what the user or the system did wrong.
+const complaint = "dfget: "
+
 // run carries out a command line and returns the exit status.
-func run(ctx context.Context, args []string, std streams) int {
+func run(ctx context.Context, args []string, std surroundings) int {
 	root := newRoot(args, std)
 	root.SetArgs(args[1:])
 	root.SetIn(std.in)
@@ -73,18 +89,24 @@ func run(ctx context.Context, args []string, std streams) int {
 		return int(status)
 	}
 	if err != nil {
-		fmt.Fprintln(std.err, "dfget:", err)
+		fmt.Fprintln(std.err, complaint+strings.ReplaceAll(err.Error(), "\n", "\n"+complaint))
 		return exitUsage
 	}
 	return exitOK
 }
 
-func newRoot(args []string, std streams) *cobra.Command {
+func newRoot(args []string, std surroundings) *cobra.Command {
 	root := newGet(args, std)
 	root.AddCommand(newServer(std), newVersion(std.out), settings.GenDoc())
 	root.SilenceErrors = true // run prints them
 	root.SilenceUsage = true
 	root.SetFlagErrorFunc(settings.FlagError)
+	settings.Help(root, func() int {
+		if !isTerminal(std.out) {
+			return defaultWide
+		}
+		return min(columns(std.out), widestHelp)
+	})
 	root.Version = build().Version
 	root.SetVersionTemplate(versionText())
 	return root
@@ -98,14 +120,31 @@ func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)
 // Exit statuses. Those of v1's internal codes are the code modulo 256
 // (v1-protocol 9).
 const (
-	exitOK        = 0
-	exitUsage     = 1
-	codeLaunch    = 1100 // 76
-	codePrepare   = 1101 // 77
-	codeUser      = 1102 // 78
-	codeRefused   = 1103 // 79
-	codeDownload  = 1104 // 80
-	signalsFrom   = 128  // and the number of the signal: 130 for Ctrl-C
+	exitOK       = 0
+	exitUsage    = 1
+	codeLaunch   = 1100 // 76
+	codePrepare  = 1101 // 77
+	codeUser     = 1102 // 78
+	codeRefused  = 1103 // 79
+	codeDownload = 1104 // 80
+	signalsFrom  = 128  // and the number of the signal: 130 for Ctrl-C
+)
+
+// widestHelp is how wide text is still pleasant to read, in columns.
+const widestHelp = 110
+
+// filesDoc and exitStatusDoc end the help.
+const (
+	filesDoc = `Files:
+  /etc/dragonfly/dfget.yml                 settings; flags beat the environment, which beats it
+  /etc/dragonfly.conf                      [node] address=IP,…: supernodes, if the other is not there
+  $HOME/.small-dragonfly/logs/dfclient.log what happened to each download
+  $HOME/.small-dragonfly/logs/dfserver.log what happened to the dfget server
+
+Environment:
+  DRAGONFLY_ZONE, DRAGONFLY_RACK           as --zone and --rack, for Kubernetes
+  DFGET_ and a key of the settings file    as in DFGET_NODES=supernode01,supernode02
+  HTTP_PROXY, HTTPS_PROXY, NO_PROXY        proxies on the way to the source`
 	exitStatusDoc = `Exit status:
   0    the output is complete (from the swarm or from the source)
   1    a flag, the configuration or the output is wrong

@@ -36,38 +36,41 @@ const (
 // options are the flags and file keys of dfget, v1's with their names and
 // meaning (v1-protocol 12.1).
 type options struct {
-	Nodes           []node             `key:"nodes" flag:"node" short:"n" usage:"supernodes, host[:port][=weight]; a comma list, or the flag several times"`
-	LocalLimit      dragonfly.Rate     `key:"localLimit" flag:"locallimit" short:"s" usage:"receiving limit of this download per second, as in 20MB; 0: none"`
-	MinRate         dragonfly.Rate     `key:"minRate" flag:"minrate" usage:"slowest rate per second that is put up with: a download of N bytes may take 10 s and N/minrate"`
-	TotalLimit      dragonfly.Rate     `key:"totalLimit" flag:"totallimit" usage:"limit per second of all receiving and, separately, of all sending of this account's dfget server; 0: leave it as it is"`
-	ClientQueueSize int                `key:"clientQueueSize" flag:"clientqueue" usage:"pieces in the receive queue"`
-	WorkHome        string             `key:"workHome" flag:"home" usage:"directory for data, logs and meta (default $HOME/.small-dragonfly)"`
-	LogConfig       settings.LogConfig `key:"logConfig"`
-	Location        settings.Location  `key:"location"`
+	URL        string   `flag:"url" short:"u" group:"What to download and where to" usage:"what to download, http or https; may stand alone as an argument"`
+	Output     string   `flag:"output" short:"o" group:"What to download and where to" usage:"where to put it: a file, or - for stdout (default: the URL's last path element)"`
+	Link       string   `flag:"link" group:"What to download and where to" usage:"how the output is made: reflink, hard, copy, or auto: the first of them that works"`
+	Digest     string   `flag:"digest" group:"What to download and where to" usage:"expected digest of the file, as in sha256:HEX; also sha512 and md5"`
+	MD5        string   `flag:"md5" short:"m" group:"What to download and where to" usage:"expected MD5 of the file"`
+	Identifier string   `flag:"identifier" short:"i" group:"What to download and where to" usage:"tells contents of one URL apart, when no digest is given"`
+	Filter     string   `flag:"filter" short:"f" group:"What to download and where to" usage:"query parameters that do not matter for what is downloaded, as in 'key&sign'"`
+	Header     []string `flag:"header" split:"no" group:"What to download and where to" usage:"header for the source, as in 'Name: value'; may be repeated"`
+	CACerts    []string `flag:"cacerts" group:"What to download and where to" usage:"files with certificates of authorities for the source, PEM"`
+	Insecure   bool     `flag:"insecure" group:"What to download and where to" usage:"do not check the source's certificate"`
 
-	URL        string        `flag:"url" short:"u" usage:"what to download, http or https; may stand alone as an argument"`
-	Output     string        `flag:"output" short:"o" usage:"where to put it: a file, or - for stdout (default: the URL's last path element)"`
-	Timeout    timeout       `flag:"timeout" short:"e" usage:"longest time for the download, as in 10m or in seconds (default: from --minrate)"`
-	MD5        string        `flag:"md5" short:"m" usage:"expected MD5 of the file"`
-	Digest     string        `flag:"digest" usage:"expected digest of the file, as in sha256:HEX"`
-	Identifier string        `flag:"identifier" short:"i" usage:"tells contents of one URL apart, when no digest is given"`
-	CallSystem string        `flag:"callsystem" usage:"label of the caller in the supernode's metrics"`
-	Filter     string        `flag:"filter" short:"f" usage:"query parameters that do not matter for what is downloaded, as in 'key&sign'"`
-	Header     []string      `flag:"header" split:"no" usage:"header for the source, as in 'Name: value'; may be repeated"`
-	CACerts    []string      `flag:"cacerts" usage:"files with certificates of authorities for the source, PEM"`
-	Pattern    string        `flag:"pattern" short:"p" usage:"p2p: fetch from the swarm and serve it; cdn: fetch only; source: straight from the source"`
-	NoSource   bool          `flag:"notbs" usage:"never download from the source: fail when the swarm cannot"`
-	DFDaemon   bool          `flag:"dfdaemon" usage:"the caller is dfdaemon"`
-	Insecure   bool          `flag:"insecure" usage:"do not check the source's certificate"`
-	Link       string        `flag:"link" usage:"how the output is made: reflink, hard, copy, or auto: the first of them that works"`
-	ShowBar    bool          `flag:"showbar" short:"b" usage:"show progress even if stdout is no terminal"`
-	Console    bool          `flag:"console" usage:"show the log lines"`
-	JSON       bool          `flag:"json" usage:"print events and the result as JSON, one object a line"`
-	Verbose    bool          `flag:"verbose" usage:"log more"`
-	IP         string        `flag:"ip" usage:"address of this host (default: found out)"`
-	Port       int           `flag:"port" usage:"data port of the dfget server, 15000 to 65000; 0: chosen"`
-	ExpireTime time.Duration `flag:"expiretime" usage:"how long the dfget server keeps what nobody uses"`
-	AliveTime  time.Duration `flag:"alivetime" usage:"how long the dfget server stays with nothing to do; 0: for ever"`
+	Nodes    []node            `key:"nodes" flag:"node" short:"n" group:"The swarm" usage:"supernodes, host[:port][=weight]; a comma list, or the flag several times (default 127.0.0.1:8002)"`
+	Pattern  string            `flag:"pattern" short:"p" group:"The swarm" usage:"p2p: fetch from the swarm and serve it; cdn: fetch only; source: straight from the source"`
+	NoSource bool              `flag:"notbs" group:"The swarm" usage:"never download from the source: fail when the swarm cannot"`
+	Location settings.Location `key:"location" group:"The swarm"`
+
+	LocalLimit      dragonfly.Rate `key:"localLimit" flag:"locallimit" short:"s" group:"Limits" usage:"receiving limit of this download per second, as in 20MB; 0: none"`
+	TotalLimit      dragonfly.Rate `key:"totalLimit" flag:"totallimit" group:"Limits" usage:"limit per second of all receiving and, separately, of all sending of this account's dfget server; 0: leave it as it is"`
+	MinRate         dragonfly.Rate `key:"minRate" flag:"minrate" group:"Limits" usage:"slowest rate per second that is put up with: a download of N bytes may take 10 s and N/minrate"`
+	Timeout         timeout        `flag:"timeout" short:"e" group:"Limits" usage:"longest time for the download, as in 10m or in seconds (default: from --minrate)"`
+	ClientQueueSize int            `key:"clientQueueSize" flag:"clientqueue" group:"Limits" usage:"pieces in the receive queue"`
+
+	ShowBar bool `flag:"showbar" short:"b" group:"What is shown" usage:"show progress even if stdout is no terminal"`
+	Console bool `flag:"console" group:"What is shown" usage:"show the log lines instead of progress"`
+	JSON    bool `flag:"json" group:"What is shown" usage:"print progress and the result as JSON, one object a line"`
+	Verbose bool `flag:"verbose" group:"What is shown" usage:"log more"`
+
+	WorkHome   string             `key:"workHome" flag:"home" group:"This host and its dfget server" usage:"directory for data, logs and meta (default $HOME/.small-dragonfly)"`
+	IP         string             `flag:"ip" group:"This host and its dfget server" usage:"address of this host (default: found out)"`
+	Port       int                `flag:"port" group:"This host and its dfget server" usage:"data port of the dfget server, 15000 to 65000; 0: chosen"`
+	ExpireTime time.Duration      `flag:"expiretime" group:"This host and its dfget server" usage:"how long the dfget server keeps what nobody uses"`
+	AliveTime  time.Duration      `flag:"alivetime" group:"This host and its dfget server" usage:"how long the dfget server stays with nothing to do; 0: for ever"`
+	LogConfig  settings.LogConfig `key:"logConfig"`
+	CallSystem string             `flag:"callsystem" group:"Who calls" usage:"label of the caller in the supernode's metrics"`
+	DFDaemon   bool               `flag:"dfdaemon" group:"Who calls" usage:"the caller is dfdaemon"`
 }
 
 func presets() options {
@@ -148,6 +151,11 @@ func (t timeout) MarshalText() ([]byte, error) {
 }
 
 func (t timeout) Type() string { return "duration" }
+
+func exists(name string) bool {
+	_, err := os.Stat(name)
+	return !errors.Is(err, fs.ErrNotExist)
+}
 
 // readINI reads v1's other settings file: [node] address=ip1,ip2. A file that
 // is not there has no nodes.

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -16,19 +17,25 @@ import (
 	"dragonfly/peer"
 )
 
+// defaultWide is how wide a screen is that does not say it.
+const defaultWide = 80
+
 // screen shows a download to its user: v1's lines, and a bar or JSON if wanted.
 type screen struct {
-	w    io.Writer
-	bar  bool
-	json bool
-	wide int // columns
+	w        io.Writer
+	terminal bool // somebody looks at it
+	bar      bool
+	json     bool
+	wide     func() int // columns, which change with the window
 
 	mu     sync.Mutex // guards below
 	drawn  bool       // the bar stands in the last line
-	last   time.Time  // when the rate was computed last
-	bytes  int64      // that were done then
-	rate   float64    // bytes per second, smoothed
-	report time.Time  // when progress was printed as JSON last
+	known  bool       // there was progress
+	state  peer.Progress
+	last   time.Time // when the rate was computed last
+	bytes  int64     // that were done then
+	rate   float64   // bytes per second, smoothed
+	report time.Time // when progress was printed as JSON last
 }
 
 // isTerminal says whether somebody looks at f.
@@ -40,16 +47,18 @@ func isTerminal(f *os.File) bool {
 func columns(f *os.File) int {
 	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
 	if err != nil || size.Col == 0 {
-		return 80
+		return defaultWide
 	}
 	return int(size.Col)
 }
 
-func newScreen(f *os.File, o *options) *screen {
-	terminal := isTerminal(f)
-	s := &screen{w: f, json: o.JSON, bar: !o.JSON && !o.Console && (terminal || o.ShowBar), wide: 80}
-	if terminal {
-		s.wide = columns(f)
+// newScreen shows on f. A terminal that does not know how to erase a line
+// (TERM=dumb) gets the bar only if it is asked for.
+func newScreen(f *os.File, o *options, term string) *screen {
+	s := &screen{w: f, json: o.JSON, terminal: isTerminal(f), wide: func() int { return defaultWide }}
+	s.bar = !o.JSON && !o.Console && (s.terminal && term != "dumb" || o.ShowBar)
+	if s.terminal {
+		s.wide = func() int { return columns(f) }
 	}
 	return s
 }
@@ -89,17 +98,40 @@ type progressEvent struct {
 	Rate int64 `json:"rate"` // bytes per second
 }
 
+// keep shows once a second that nothing happens, until ctx ends: an agent
+// tells changes only.
+func (s *screen) keep(ctx context.Context) {
+	if !s.bar && !s.json {
+		return
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		s.mu.Lock()
+		state, known, quiet := s.state, s.known, time.Since(s.last) >= time.Second
+		s.mu.Unlock()
+		if known && quiet {
+			s.progress(state, time.Now())
+		}
+	}
+}
+
 func (s *screen) progress(p peer.Progress, now time.Time) {
 	s.mu.Lock()
 	s.measure(p.Done, now)
+	s.state, s.known = p, true
 	rate := s.rate
 	due := now.Sub(s.report) >= time.Second
 	if due {
 		s.report = now
 	}
 	if s.bar {
-		text := barText(p, rate, s.wide)
-		fmt.Fprint(s.w, "\r"+text+"\x1b[K")
+		fmt.Fprint(s.w, "\r"+barText(p, rate, s.wide())+"\x1b[K")
 		s.drawn = true
 	}
 	s.mu.Unlock()
@@ -134,33 +166,67 @@ func (s *screen) erase() {
 	}
 }
 
+// shortestBar and longestBar bound the bar itself, in columns.
+const shortestBar, longestBar = 10, 40
+
 // barText is percentage, bar, bytes, rate, time left and share from peers, as
-// far as they are known and fit.
+// far as they are known. What does not fit into a line of wide columns is left
+// out whole, the least important first.
 func barText(p peer.Progress, rate float64, wide int) string {
-	text := bytesText(float64(p.Done))
+	room := max(0, wide-1) // a full line would make the terminal begin the next one
+	var percent, amount, left, share string
+	done := max(0, p.Done)
+	amount = bytesText(float64(done))
 	if p.Length > 0 {
-		text += "/" + bytesText(float64(p.Length))
-	}
-	text += " " + bytesText(rate) + "/s"
-	if p.Length > 0 && rate > 0 {
-		left := time.Duration(float64(p.Length-p.Done) / rate * float64(time.Second))
-		text += " " + left.Round(time.Second).String() + " left"
+		done = min(done, p.Length)
+		percent = fmt.Sprintf("%3d%%", done*100/p.Length)
+		amount = bytesText(float64(done)) + "/" + bytesText(float64(p.Length))
+		if rate > 0 {
+			left = leftText(float64(p.Length-done)/rate) + " left"
+		}
 	}
 	if all := p.FromPeers + p.FromSeed + p.FromSource; all > 0 {
-		text += fmt.Sprintf(", %d%% from peers", p.FromPeers*100/all)
+		share = fmt.Sprintf("%d%% from peers", p.FromPeers*100/all)
 	}
-	if p.Length <= 0 {
-		return clip(text, wide-1)
+	speed := bytesText(rate) + "/s"
+
+	// In the order of their importance; each with the blank before it.
+	used := 0
+	for _, part := range []*string{&percent, &speed, &left, &amount, &share} {
+		if *part == "" {
+			continue
+		}
+		need := len(*part) + 1
+		if used == 0 {
+			need--
+		}
+		if used+need > room {
+			*part = ""
+			continue
+		}
+		used += need
 	}
-	head := fmt.Sprintf("%3d%% ", p.Done*100/p.Length)
-	if room := min(40, wide-1-len(head)-len(text)-3); room >= 10 {
-		full := int(p.Done * int64(room) / p.Length)
-		head += "[" + strings.Repeat("=", full) + strings.Repeat(" ", room-full) + "] "
+	bar := ""
+	if wide := min(longestBar, room-used-len(" []")); percent != "" && wide >= shortestBar {
+		full := int(done * int64(wide) / p.Length)
+		bar = "[" + strings.Repeat("=", full) + strings.Repeat(" ", wide-full) + "]"
 	}
-	return clip(head+text, wide-1)
+	var shown []string
+	for _, part := range []string{percent, bar, amount, speed, left, share} {
+		if part != "" {
+			shown = append(shown, part)
+		}
+	}
+	return strings.Join(shown, " ")
 }
 
-func clip(s string, n int) string { return s[:min(len(s), max(0, n))] }
+// leftText is a time in seconds as a user counts it.
+func leftText(seconds float64) string {
+	if seconds >= 100*3600 {
+		return "days"
+	}
+	return (time.Duration(seconds) * time.Second).String()
+}
 
 func bytesText(n float64) string {
 	for _, unit := range []string{"B", "KB", "MB", "GB"} {

@@ -56,14 +56,14 @@ var serverFlags = []string{"home", "ip", "port", "expiretime", "alivetime", "tot
 type server struct {
 	o          *options
 	data, meta string
-	std        streams
+	std        surroundings
 }
 
-func newServer(std streams) *cobra.Command {
+func newServer(std surroundings) *cobra.Command {
 	o := presets()
 	s := &server{o: &o, std: std}
 	set := settings.Of(&o)
-	path := settingsPath
+	path := std.settings
 	c := &cobra.Command{
 		Use:   "server",
 		Short: "Keep and serve what was downloaded, and take jobs from dfget",
@@ -74,7 +74,7 @@ served for --alivetime.`,
 		Example: "  dfget server --port 20001",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			notices, err := set.Load(settings.Source{Path: path, MustExist: c.Flags().Changed(filePath), Prefix: "DFGET_", Lookup: os.LookupEnv})
+			notices, err := set.Load(settings.Source{Path: path, MustExist: c.Flags().Changed(filePath), Prefix: "DFGET_", Lookup: std.lookup})
 			for _, n := range notices {
 				fmt.Fprintln(std.err, "dfget server:", n)
 			}
@@ -127,7 +127,7 @@ func (s *server) run(ctx context.Context) (err error) {
 	}
 	log := logfile.New(ownLog, level, logfile.Sign(os.Getpid(), time.Now()))
 
-	place, err := agent.PlaceOf(home, os.Getenv("XDG_RUNTIME_DIR"), "/tmp")
+	place, err := s.std.place(home)
 	if err != nil {
 		return err
 	}

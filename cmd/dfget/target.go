@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dragonfly"
+	"dragonfly/agent"
 )
 
 // target is where the content goes.
@@ -40,7 +41,7 @@ func targetOf(output, rawURL string) (target, error) {
 			return target{}, err
 		}
 		if output = path.Base(u.Path); output == "." || output == "/" {
-			return target{}, fmt.Errorf("the url %s names no file: say where to put it with -o", u.Redacted())
+			return target{}, fmt.Errorf("the url %s names no file: say where to put it with -o", agent.RedactURL(rawURL))
 		}
 	}
 	abs, err := filepath.Abs(output)
@@ -66,12 +67,34 @@ func targetOf(output, rawURL string) (target, error) {
 			}
 		}
 		switch {
+		case err == nil && at == abs:
+			// The new file is made beside the old one.
+			if err := unix.Access(filepath.Dir(abs), unix.W_OK|unix.X_OK); err != nil {
+				return target{}, fmt.Errorf("the output %s cannot be replaced (%s: %w): choose another place with -o, or run dfget as another user", abs, filepath.Dir(abs), err)
+			}
+			return target{abs, false}, nil
+		case err == nil && pseudo(at):
+			return target{}, fmt.Errorf("the output %s cannot be made: %s holds no files of users: choose another place with -o", abs, at)
 		case err == nil:
 			return target{abs, false}, nil
 		case !errors.Is(err, fs.ErrNotExist) || at == "/":
 			return target{}, fmt.Errorf("the output %s cannot be written (%s: %w): choose another place with -o, or run dfget as another user", abs, at, err)
 		}
 	}
+}
+
+// pseudo says that a directory is a window into the kernel, where root may
+// write and nobody can make a file.
+func pseudo(dir string) bool {
+	var st unix.Statfs_t
+	if unix.Statfs(dir, &st) != nil {
+		return false
+	}
+	switch int64(st.Type) {
+	case unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC, unix.CGROUP2_SUPER_MAGIC, unix.CGROUP_SUPER_MAGIC:
+		return true
+	}
+	return false
 }
 
 // Ways to make the output of a content that is in the store (--link).
@@ -89,7 +112,15 @@ const outputMode = 0o755
 // then a rename, so that the path holds the old file or all of the new one.
 // It says which way it went.
 func (t target) place(ctx context.Context, content *os.File, length int64, sign, link string) (way, temp string, err error) {
-	if err := os.MkdirAll(filepath.Dir(t.path), 0o755); err != nil {
+	made, err := makeParents(t.path)
+	defer func() {
+		if err != nil {
+			for _, dir := range made {
+				os.Remove(dir) // only if nothing is in it
+			}
+		}
+	}()
+	if err != nil {
 		return "", "", t.failure(err)
 	}
 	mode := os.FileMode(outputMode &^ umask())
@@ -137,6 +168,18 @@ func (t target) place(ctx context.Context, content *os.File, length int64, sign,
 		return way, temp, t.failure(err)
 	}
 	return way, temp, nil
+}
+
+// makeParents makes the directories above path that are missing and names
+// them, the deepest first.
+func makeParents(path string) (made []string, err error) {
+	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		made = append(made, dir)
+	}
+	return made, os.MkdirAll(filepath.Dir(path), 0o755)
 }
 
 func (t target) failure(err error) error {

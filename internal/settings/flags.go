@@ -30,6 +30,9 @@ func (s *Set) AddFlags(to *pflag.FlagSet, only ...string) {
 		if f.value.Kind() == reflect.Bool {
 			flag.NoOptDefVal = "true"
 		}
+		if f.group != "" {
+			flag.Annotations = map[string][]string{groupKey: {f.group}}
+		}
 	}
 }
 

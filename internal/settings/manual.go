@@ -69,15 +69,9 @@ func describe(c *cobra.Command) string {
 	return c.Short
 }
 
-// eachFlag visits the flags of a command that are to be seen.
-func eachFlag(c *cobra.Command, f func(names, value, usage string)) {
-	c.InitDefaultHelpFlag()
-	flags := c.NonInheritedFlags()
-	flags.AddFlagSet(c.InheritedFlags())
+// eachFlag visits flags.
+func eachFlag(flags *pflag.FlagSet, f func(names, value, usage string)) {
 	flags.VisitAll(func(flag *pflag.Flag) {
-		if flag.Hidden {
-			return
-		}
 		names := "--" + flag.Name
 		if flag.Shorthand != "" {
 			names = "-" + flag.Shorthand + ", " + names
@@ -98,13 +92,26 @@ func Manual(c *cobra.Command) string {
 	fmt.Fprintf(&b, ".SH SYNOPSIS\n.B %s\n", roff(c.UseLine()))
 	fmt.Fprintf(&b, ".SH DESCRIPTION\n%s\n", roff(describe(c)))
 	b.WriteString(".SH OPTIONS\n")
-	eachFlag(c, func(names, value, usage string) {
-		b.WriteString(".TP\n\\fB" + roff(names) + "\\fR")
-		if value != "" {
-			b.WriteString(" \\fI" + roff(value) + "\\fR")
+	all := groups(c)
+	for _, g := range all {
+		if len(all) > 1 {
+			fmt.Fprintf(&b, ".SS %s\n", roff(g.title))
 		}
-		b.WriteString("\n" + roff(usage) + "\n")
-	})
+		eachFlag(g.flags, func(names, value, usage string) {
+			b.WriteString(".TP\n\\fB" + roff(names) + "\\fR")
+			if value != "" {
+				b.WriteString(" \\fI" + roff(value) + "\\fR")
+			}
+			b.WriteString("\n" + roff(usage) + "\n")
+		})
+	}
+	for _, s := range appendix(c) {
+		fmt.Fprintf(&b, ".SH %s\n.nf\n", strings.ToUpper(roff(s.title)))
+		for _, line := range s.lines {
+			b.WriteString(roff(line) + "\n")
+		}
+		b.WriteString(".fi\n")
+	}
 	if c.Example != "" {
 		fmt.Fprintf(&b, ".SH EXAMPLES\n.nf\n%s\n.fi\n", roff(c.Example))
 	}
@@ -144,14 +151,24 @@ func roff(text string) string {
 // Markdown is the page of one command, as v1's gen-doc wrote it.
 func Markdown(c *cobra.Command) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "## %s\n\n%s\n\n### Synopsis\n\n%s\n\n```\n%s\n```\n\n### Options\n\n```\n", c.CommandPath(), c.Short, describe(c), c.UseLine())
-	eachFlag(c, func(names, value, usage string) {
-		if !strings.HasPrefix(names, "-") || strings.HasPrefix(names, "--") {
-			names = "    " + names // beside those with a letter
+	fmt.Fprintf(&b, "## %s\n\n%s\n\n### Synopsis\n\n%s\n\n```\n%s\n```\n\n### Options\n", c.CommandPath(), c.Short, describe(c), c.UseLine())
+	all := groups(c)
+	for _, g := range all {
+		if len(all) > 1 {
+			fmt.Fprintf(&b, "\n%s:\n", g.title)
 		}
-		fmt.Fprintf(&b, "%s\n        %s\n", strings.TrimRight("  "+names+" "+value, " "), usage)
-	})
-	b.WriteString("```\n")
+		b.WriteString("\n```\n")
+		eachFlag(g.flags, func(names, value, usage string) {
+			if !strings.HasPrefix(names, "-") || strings.HasPrefix(names, "--") {
+				names = "    " + names // beside those with a letter
+			}
+			fmt.Fprintf(&b, "%s\n        %s\n", strings.TrimRight("  "+names+" "+value, " "), usage)
+		})
+		b.WriteString("```\n")
+	}
+	for _, s := range appendix(c) {
+		fmt.Fprintf(&b, "\n### %s\n\n```\n%s\n```\n", s.title, strings.Join(s.lines, "\n"))
+	}
 	if c.Example != "" {
 		fmt.Fprintf(&b, "\n### Examples\n\n```\n%s\n```\n", c.Example)
 	}

@@ -9,6 +9,7 @@
 //	flag:"port"        its flag; short:"p" is the flag's one letter
 //	env:"NAME"         one more environment variable; on a section "-" leaves
 //	                   its key out of the names of those below it
+//	group:"…"          title under which help shows its flag
 //	usage:"…"          what it is, for help, manual and the printed file
 //	unused:"why"       it is accepted and does nothing
 //	split:"no"         a list whose items are not split at commas
@@ -26,6 +27,7 @@
 package settings
 
 import (
+	"cmp"
 	"encoding"
 	"errors"
 	"fmt"
@@ -53,6 +55,7 @@ type field struct {
 	path    []string // its keys, sections first; none: it is not in the file
 	envPath []string // the same for names of environment variables
 	tag     reflect.StructTag
+	group   string        // title in help
 	value   reflect.Value // where it is kept
 	given   []string      // by flags
 	isGiven bool
@@ -62,16 +65,17 @@ type field struct {
 // that it cannot read.
 func Of(config any) *Set {
 	s := &Set{root: reflect.ValueOf(config).Elem()}
-	s.walk(s.root, nil, nil, true)
+	s.walk(s.root, nil, nil, true, "")
 	return s
 }
 
 // walk collects the fields of v, which has the keys path; what lies in a
-// section without a key is not in the file.
-func (s *Set) walk(v reflect.Value, path, envPath []string, inFile bool) {
+// section without a key is not in the file. A section's group is that of its
+// fields.
+func (s *Set) walk(v reflect.Value, path, envPath []string, inFile bool, group string) {
 	for i := range v.NumField() {
 		t := v.Type().Field(i)
-		f := &field{tag: t.Tag, value: v.Field(i)}
+		f := &field{tag: t.Tag, value: v.Field(i), group: cmp.Or(t.Tag.Get("group"), group)}
 		key := t.Tag.Get("key")
 		inFile := inFile && key != ""
 		if inFile {
@@ -83,21 +87,13 @@ func (s *Set) walk(v reflect.Value, path, envPath []string, inFile bool) {
 		}
 		switch {
 		case isSection(t.Type):
-			s.walk(v.Field(i), f.path, f.envPath, inFile)
+			s.walk(v.Field(i), f.path, f.envPath, inFile, f.group)
 		case readable(t.Type):
 			s.fields = append(s.fields, f)
 		default:
 			panic(fmt.Sprintf("settings: field %s of type %s", t.Name, t.Type))
 		}
 	}
-}
-
-// name is how errors call a field.
-func (f *field) name() string {
-	if len(f.path) > 0 {
-		return strings.Join(f.path, ".")
-	}
-	return "--" + f.tag.Get("flag")
 }
 
 // Source is where Load reads.
