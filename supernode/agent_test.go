@@ -4,7 +4,9 @@ package supernode
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,8 +40,15 @@ type agent struct {
 	news    chan struct{} // closed when something came
 	queue   []dragonfly.Event
 	busy    int
-	tasks   map[dragonfly.TaskID]*share
-	again   func(dragonfly.Session) // registers what it wants in a new session
+	shares  map[content]*share
+	wanted  []string // URLs
+	failed  map[string]*dragonfly.Error
+}
+
+// content is one version of a task.
+type content struct {
+	task    dragonfly.TaskID
+	version dragonfly.Version
 }
 
 // share is what an agent has of a task.
@@ -58,7 +67,7 @@ type arrived struct {
 
 func newAgent(w *world, host byte, random uint64) *agent {
 	return &agent{w: w, host: host, random: rand.New(rand.NewPCG(random, uint64(host))),
-		wake: make(chan struct{}, 1), news: make(chan struct{}), tasks: map[dragonfly.TaskID]*share{}}
+		wake: make(chan struct{}, 1), news: make(chan struct{}), shares: map[content]*share{}, failed: map[string]*dragonfly.Error{}}
 }
 
 // start opens a session and runs until the agent is stopped or the world ends.
@@ -88,10 +97,10 @@ func (a *agent) enter(tracker dragonfly.Tracker) {
 	net.mu.Unlock()
 	a.mu.Lock()
 	a.session, a.queue, a.busy = s, nil, 0
-	again := a.again
+	wanted := slices.Clone(a.wanted)
 	a.mu.Unlock()
-	if again != nil {
-		again(s)
+	for _, url := range wanted {
+		a.w.swarm.Go(func() { a.register(s, url) })
 	}
 }
 
@@ -135,13 +144,14 @@ func (a *agent) delay(most time.Duration) time.Duration {
 	return time.Duration(a.random.Int64N(int64(most) + 1))
 }
 
-// share is what the agent has of a task in a version; an older one is void.
+// share is what the agent has of a version.
 func (a *agent) share(task dragonfly.TaskID, v dragonfly.Version) *share {
-	s := a.tasks[task]
-	if s == nil || s.info.Version != v {
+	key := content{task, v}
+	s := a.shares[key]
+	if s == nil {
 		s = &share{digests: map[dragonfly.PieceNum]dragonfly.PieceDigest{}, arrived: map[dragonfly.PieceNum]arrived{}}
-		s.info.Task, s.info.Version = task, v
-		a.tasks[task] = s
+		s.info.Task, s.info.Version, s.info.Layout = task, v, dragonfly.Layout{Length: dragonfly.UnknownLength, PieceLen: block}
+		a.shares[key] = s
 	}
 	return s
 }
@@ -155,10 +165,56 @@ func (a *agent) own(task dragonfly.TaskID, v dragonfly.Version, pieces int) {
 func (a *agent) holds(task dragonfly.TaskID, v dragonfly.Version) dragonfly.PieceSet {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if s := a.tasks[task]; s != nil && s.info.Version == v {
-		return s.held.Clone()
+	return a.share(task, v).held.Clone()
+}
+
+// agent starts an agent on a new host.
+func (w *world) agent(random uint64) *agent {
+	w.hosts++
+	a := newAgent(w, w.hosts+10, random)
+	a.start(w.sn)
+	return a
+}
+
+// want registers a task, again in every new session.
+func (a *agent) want(url string) {
+	a.mu.Lock()
+	a.wanted = append(a.wanted, url)
+	s := a.session
+	a.mu.Unlock()
+	a.w.swarm.Go(func() { a.register(s, url) })
+}
+
+func (a *agent) register(s dragonfly.Session, url string) {
+	r := dragonfly.Registration{Job: dragonfly.JobID(fmt.Sprintf("10.0.0.%d-1", a.host)), Request: request(url), Serve: true}
+	a.mu.Lock()
+	for key, x := range a.shares { // at most one is not empty
+		if key.task == r.Request.TaskID() && x.held.Count() > 0 {
+			r.Version, r.Layout, r.Held = key.version, x.info.Layout, x.held.Clone()
+		}
 	}
-	return dragonfly.PieceSet{}
+	a.mu.Unlock()
+	info, err := s.Register(a.ctx, r)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err == nil {
+		a.share(info.Task, info.Version).info = info
+	} else if e, ok := err.(*dragonfly.Error); ok && e.Kind != dragonfly.UnknownSession {
+		a.failed[url] = e
+	}
+}
+
+// has says whether the agent holds all of some version of a content whose
+// length it knows.
+func (a *agent) has(url string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for key, s := range a.shares {
+		if key.task == taskOf(url) && s.info.Layout.Known() && s.held.Count() >= s.info.Layout.Pieces() {
+			return true
+		}
+	}
+	return false
 }
 
 // converse syncs until the session ends.
@@ -236,7 +292,6 @@ func (a *agent) take(s dragonfly.Session, w dragonfly.Work) {
 	}
 	for _, x := range w.Assignments {
 		a.mu.Lock()
-		a.share(x.Task, x.Version)
 		a.busy++
 		a.mu.Unlock()
 		a.w.swarm.Go(func() { a.carry(x) })
@@ -331,15 +386,12 @@ type outcome struct {
 // fetch gets a piece from a parent, which may itself still be getting it.
 func (a *agent) fetch(x dragonfly.Assignment) (dragonfly.FailReason, outcome) {
 	if x.Parent.Kind == dragonfly.ParentSource {
-		err, end := a.seed.read(a.ctx, x)
-		if end {
-			return "", outcome{end: true, length: x.Span.From}
-		}
+		length, err := a.seed.read(a.ctx, x)
 		if err != nil {
 			e, _ := err.(*dragonfly.Error)
 			return dragonfly.FailSource, outcome{failure: e}
 		}
-		return "", outcome{}
+		return "", outcome{end: length > 0, length: length}
 	}
 	net := a.w.net
 	net.mu.Lock()
@@ -356,13 +408,10 @@ func (a *agent) fetch(x dragonfly.Assignment) (dragonfly.FailReason, outcome) {
 	for {
 		parent.mu.Lock()
 		dead, news := parent.ctx.Err() != nil, parent.news
-		s := parent.tasks[x.Task]
-		here, bad := false, parent.liar
-		if s != nil && s.info.Version == x.Version {
-			got, ok := s.arrived[x.Piece]
-			here = ok || s.held.Has(x.Piece)
-			bad = bad || ok && got.bad
-		}
+		s := parent.share(x.Task, x.Version)
+		got, here := s.arrived[x.Piece]
+		bad := parent.liar || here && got.bad
+		here = here || s.held.Has(x.Piece)
 		parent.mu.Unlock()
 		switch {
 		case dead:

@@ -85,8 +85,9 @@ func (s *Supernode) verified(r *registration, e dragonfly.Event) {
 		s.prove(r.version, e.Piece, e.Digest)
 		r.task.failures = 0
 	}
+	before := r.complete()
 	s.holds(r, e.Piece, e.Assignment)
-	if r.wants && r.complete() {
+	if !before {
 		s.finished(r)
 	}
 }
@@ -105,19 +106,20 @@ func (s *Supernode) holds(r *registration, n dragonfly.PieceNum, a dragonfly.Ass
 	s.tell(r, sched.Event{Kind: sched.Verified, Piece: n, Assignment: a})
 }
 
-// finished counts a download of a peer that has all of it.
+// finished counts the download of a peer if it has all of it now.
 func (s *Supernode) finished(r *registration) {
-	if !r.session.seed {
+	if r.wants && r.complete() && !r.session.seed {
 		s.metrics.finished(r.request.CallSystem, time.Since(r.since), r.version.layout.Length)
 	}
 }
 
 // failed enters an assignment that came to nothing.
 func (s *Supernode) failed(r *registration, e dragonfly.Event) {
-	w := r.work[e.Assignment]
-	if w == nil {
+	if r.work[e.Assignment] == nil && e.Reason != dragonfly.FailMismatch {
 		return // taken back meanwhile
 	}
+	// A parent is accused when the piece is whole, which may be after its part
+	// of it ended otherwise.
 	r.count(s, e.Assignment, e.Offset)
 	delete(r.work, e.Assignment)
 	if e.Reason != dragonfly.FailCanceled {
@@ -202,5 +204,6 @@ func (s *Supernode) lengthKnown(v *version, length int64) {
 		if !r.session.seed {
 			v.tell(r)
 		}
+		s.finished(r)
 	}
 }

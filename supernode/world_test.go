@@ -220,9 +220,9 @@ func (s *seed) Forget(task dragonfly.TaskID) {
 	s.forgotten = append(s.forgotten, task)
 }
 
-// read reads one piece from the source: first is whether it came to a piece
-// behind the end.
-func (s *seed) read(ctx context.Context, a dragonfly.Assignment) (failure error, end bool) {
+// read reads one piece from the source. Behind its end it gives the length of
+// the content, else 0.
+func (s *seed) read(ctx context.Context, a dragonfly.Assignment) (length int64, err error) {
 	s.mu.Lock()
 	var o *origin
 	for url, x := range s.sources {
@@ -232,28 +232,31 @@ func (s *seed) read(ctx context.Context, a dragonfly.Assignment) (failure error,
 	}
 	if o == nil {
 		s.mu.Unlock()
-		return &dragonfly.Error{Kind: dragonfly.SourceChanged, Message: "the content changed"}, false
+		return 0, &dragonfly.Error{Kind: dragonfly.SourceChanged, Message: "the content changed"}
 	}
 	pace := o.pace
+	if int(a.Piece) >= o.pieces {
+		pace *= 20 // the end shows late
+	}
 	s.mu.Unlock()
 	select {
 	case <-time.After(pace):
 	case <-ctx.Done():
-		return ctx.Err(), false
+		return 0, ctx.Err()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case o.broken != nil:
-		return o.broken, false
+		return 0, o.broken
 	case int(a.Piece) >= o.pieces:
-		return nil, true
+		return int64(o.pieces) * block, nil
 	}
 	if o.reads == nil {
 		o.reads = map[dragonfly.PieceNum]int{}
 	}
 	o.reads[a.Piece]++
-	return nil, false
+	return 0, nil
 }
 
 // asked is how often the seed asked the source.
