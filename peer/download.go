@@ -275,6 +275,9 @@ func (d *Download) fetch(ctx context.Context) error {
 		case err == nil:
 			began, patience = true, time.Time{}
 			err = d.await(ctx, n)
+			if errors.Is(err, errGranted) {
+				return d.fallback(ctx, ReasonDownload, err)
+			}
 			if err == nil || !errors.Is(err, errNodeLost) {
 				return err
 			}
@@ -370,7 +373,7 @@ func (t *task) joined(n *node, info dragonfly.TaskInfo) error {
 		return info.Failed
 	}
 	t.mu.Lock()
-	t.node = n
+	t.node, t.granted = n, false
 	t.mu.Unlock()
 	h, err := t.adopt(info.Version, info.Layout, info.Ticket, source.Info{})
 	if err != nil {
@@ -418,6 +421,13 @@ func (t *task) news(info dragonfly.TaskInfo) {
 		t.fail(info.Failed)
 		return
 	}
+	if info.Grant == dragonfly.GrantDirect {
+		t.mu.Lock()
+		t.granted = true
+		t.notify()
+		t.mu.Unlock()
+		return
+	}
 	if _, err := t.adopt(info.Version, info.Layout, info.Ticket, source.Info{}); err != nil {
 		t.fail(err)
 	}
@@ -433,19 +443,24 @@ func (t *task) leaveNode(n *node) {
 	}
 }
 
-// await returns when the content is complete, or errNodeLost.
+// errGranted is why the swarm is left: nobody in it gets on.
+var errGranted = errors.New("the supernode cannot read the source any more and leaves it to this host")
+
+// await returns when the content is complete, or errNodeLost or errGranted.
 func (d *Download) await(ctx context.Context, n *node) error {
 	t := d.t
 	for {
 		changed := t.change()
 		t.mu.Lock()
-		h, at := t.h, t.node
+		h, at, granted := t.h, t.node, t.granted
 		t.mu.Unlock()
 		switch {
 		case h != nil && h.complete():
 			return nil
 		case at != n:
 			return errNodeLost
+		case granted:
+			return errGranted
 		}
 		select {
 		case <-changed:

@@ -36,9 +36,10 @@ type holding struct {
 
 // arrival is a piece on its way: which spans are here, and who sent them.
 type arrival struct {
-	blocks  []piecehash.Block
-	spans   []dragonfly.Span // received, disjoint, ascending, content offsets
-	senders []sender
+	blocks   []piecehash.Block
+	spans    []dragonfly.Span // received, disjoint, ascending, content offsets
+	senders  []sender
+	recalled bool // an earlier process received the start
 }
 
 // sender is a parent's share of an arriving piece.

@@ -5,7 +5,6 @@ package peer
 import (
 	"cmp"
 	"context"
-	"errors"
 	"io"
 	"slices"
 	"sync"
@@ -138,6 +137,7 @@ func (o *origin) run(ctx context.Context) {
 		if a, ok := o.next(); ok {
 			began := time.Now()
 			o.t.recall(o.h, a.Piece)
+			o.t.restart(o.h, a.Piece)
 			span := o.t.rest(o.h, a)
 			end, err := o.read(ctx, a.Piece, span)
 			o.t.landed(o.h, a, dragonfly.Span{From: span.From, To: end}, time.Since(began), o.outcome(a, end, err))
@@ -170,7 +170,7 @@ func (o *origin) run(ctx context.Context) {
 // content into the end of this version.
 func (o *origin) outcome(a dragonfly.Assignment, end int64, err error) error {
 	switch {
-	case errors.Is(err, io.EOF):
+	case atEnd(err):
 		ev := o.t.event(dragonfly.EventLength, o.h, a)
 		ev.Assignment, ev.Offset = 0, end
 		o.t.report(ev)
@@ -201,7 +201,7 @@ func (o *origin) read(ctx context.Context, n dragonfly.PieceNum, span dragonfly.
 	for try := 1; ; try++ {
 		before := span.From
 		span.From, err = o.readOnce(ctx, n, span)
-		if err == nil || errors.Is(err, io.EOF) {
+		if err == nil || atEnd(err) {
 			return span.From, err
 		}
 		if o.body != nil {
@@ -233,7 +233,7 @@ func (o *origin) readOnce(ctx context.Context, n dragonfly.PieceNum, span dragon
 	}
 	end, err = o.t.fill(ctx, o.h, n, span, o.body, dragonfly.ParentSource)
 	o.pos = end
-	if errors.Is(err, io.EOF) {
+	if atEnd(err) {
 		if o.h.Layout().Known() {
 			return end, &dragonfly.Error{Kind: dragonfly.SourceFailed, Message: "the source ended the content early", Err: io.ErrUnexpectedEOF}
 		}

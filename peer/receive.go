@@ -65,7 +65,7 @@ func (t *task) fill(ctx context.Context, h *holding, n dragonfly.PieceNum, span 
 			h.advance(a, dragonfly.Span{From: span.From, To: end})
 			t.count(from, int64(m))
 			if end-recorded >= prefixStep {
-				recorded = t.remember(h, n)
+				recorded = t.remember(h, n, from)
 			}
 		}
 		if err != nil {
@@ -76,7 +76,7 @@ func (t *task) fill(ctx context.Context, h *holding, n dragonfly.PieceNum, span 
 		err = nil
 	}
 	_, pieceEnd := h.Layout().Extent(n)
-	if end == pieceEnd || errors.Is(err, io.EOF) {
+	if end == pieceEnd || atEnd(err) {
 		blocks.Flush() // the content's last block may be short
 		return end, err
 	}
@@ -85,8 +85,14 @@ func (t *task) fill(ctx context.Context, h *holding, n dragonfly.PieceNum, span 
 		h.cut(a, dragonfly.Span{From: whole, To: end})
 		end = whole
 	}
-	t.remember(h, n)
+	t.remember(h, n, from)
 	return end, err
+}
+
+// atEnd says that a body came to its clean end. Inside another error io.EOF is
+// the end of something else, most often of a connection.
+func atEnd(err error) bool {
+	return err == io.EOF //nolint:errorlint // see above
 }
 
 // storeError marks a failure to write here, which is no parent's fault.
@@ -96,14 +102,23 @@ func (e *storeError) Unwrap() error { return e.error }
 
 // remember records the received start of a piece for a later process. Losing
 // such a record costs bytes, never correctness, so its errors do not matter.
-func (t *task) remember(h *holding, n dragonfly.PieceNum) int64 {
+// What came from others is not recorded beside what came from the source: a
+// later process could not tell them apart.
+func (t *task) remember(h *holding, n dragonfly.PieceNum, from dragonfly.ParentKind) int64 {
 	to := h.received(n)
 	start, _ := h.Layout().Extent(n)
 	to = start + (to-start)/dragonfly.BlockLen*dragonfly.BlockLen
-	if to > start {
+	if to > start && (from == dragonfly.ParentSource || !h.sourced()) {
 		_ = h.content.Prefix(n, to)
 	}
 	return to
+}
+
+// sourced says that the content was begun from the source, so that the records
+// of an earlier process are about bytes of the source.
+func (h *holding) sourced() bool {
+	meta := h.content.Meta()
+	return meta.ETag != "" || meta.LastModified != ""
 }
 
 // recall brings back the received start of a piece that an earlier process
@@ -121,7 +136,22 @@ func (t *task) recall(h *holding, n dragonfly.PieceNum) {
 		return
 	}
 	blocks.Flush()
+	h.mu.Lock()
+	a.recalled = true
+	h.mu.Unlock()
 	h.advance(a, dragonfly.Span{From: start, To: prefix})
+}
+
+// restart forgets what is here of a piece that is to be read from the source
+// if nothing can verify it: no digest is known, and some of it came from
+// others.
+func (t *task) restart(h *holding, n dragonfly.PieceNum) {
+	a, _, ok := h.give(n)
+	if !ok || !h.expected(n).IsZero() || h.pure(a) {
+		return
+	}
+	h.discard(n)
+	_ = h.content.Drop(n) // lost: the piece is begun anew by a later process, too
 }
 
 // throttle waits for the limits of the task and of the engine.
@@ -228,7 +258,7 @@ func (t *task) settle(h *holding, done PieceDone) bool {
 		return false
 	}
 	want := h.expected(a.Piece)
-	if want.IsZero() && fromSource(arrived) {
+	if want.IsZero() && len(arrived.senders) > 0 && h.pure(arrived) {
 		want = got // this process read it from the source: it is the manifest
 	}
 	if want.IsZero() {
@@ -251,15 +281,17 @@ func (t *task) settle(h *holding, done PieceDone) bool {
 	return true
 }
 
-// fromSource says that every byte of an arrival came from the source to this
-// process, or was here before it began.
-func fromSource(a *arrival) bool {
+// pure says that every byte of an arrival came from the source.
+func (h *holding) pure(a *arrival) bool {
+	sourced := h.sourced()
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	for _, s := range a.senders {
 		if s.assignment.Parent.Kind != dragonfly.ParentSource {
 			return false
 		}
 	}
-	return len(a.senders) > 0
+	return !a.recalled || sourced
 }
 
 // accuse finds who sent the wrong bytes of a piece, reports it and throws the

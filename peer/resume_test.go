@@ -278,3 +278,21 @@ func TestSilentSupernodeInMidDownload(t *testing.T) {
 		}
 	})
 }
+
+// TestBytesOfPeersAreNotTakenForTheSources: what an earlier process got from
+// a rotten parent is not kept when only the source is left to go on with.
+func TestBytesOfPeersAreNotTakenForTheSources(t *testing.T) {
+	inWorld(t, func(w *world) {
+		n := w.node(nodeA)
+		w.net.limit(originHost, 4*mib)
+		w.net.mangle(nodeA, func(b []byte) {
+			if len(b) > 32*kib {
+				b[len(b)-1] ^= 1
+			}
+		})
+		m := w.host("10.0.1.1")
+		d := m.start(job(n))
+		w.until("a good part of the first piece is here", func() bool { return d.Progress().Done > 3*mib })
+		w.succeed(m.restart(m.kill()).start(job()), w.origin.content)
+	})
+}

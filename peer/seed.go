@@ -4,6 +4,7 @@ package peer
 
 import (
 	"context"
+	"time"
 
 	"dragonfly"
 	"dragonfly/source"
@@ -44,8 +45,11 @@ func (e *Engine) Seed(ctx context.Context, self dragonfly.Member) (dragonfly.Ses
 // asked of the source again. Errors are the source's.
 func (e *Engine) Prepare(ctx context.Context, self dragonfly.Member, r dragonfly.Request, known Known) (Prepared, error) {
 	t := e.task(r.TaskID())
-	t.setup.Lock()
-	defer t.setup.Unlock()
+	done, err := t.turn(ctx)
+	if err != nil {
+		return Prepared{}, err
+	}
+	defer done()
 	n := e.node(self)
 	t.mu.Lock()
 	t.req, t.seed, t.serves, t.node = r, true, true, n
@@ -54,8 +58,11 @@ func (e *Engine) Prepare(ctx context.Context, self dragonfly.Member, r dragonfly
 	n.mu.Lock()
 	n.tasks[t.id] = t
 	n.mu.Unlock()
+	if h != nil && h.isVoid() && t.tooOften() {
+		return Prepared{}, &dragonfly.Error{Kind: dragonfly.SourceFailed,
+			Message: "the source breaks off or changes its content each time it is read: try again later"}
+	}
 	if h == nil || h.complete() || h.isVoid() {
-		var err error
 		if h, err = t.open(ctx, known); err != nil {
 			return Prepared{}, err
 		}
@@ -79,6 +86,29 @@ func (e *Engine) Prepare(ctx context.Context, self dragonfly.Member, r dragonfly
 		t.source().linger(e.ctx)
 	}
 	return p, nil
+}
+
+const (
+	// anew is how often in a row a source is read from its start because its
+	// content could not be continued.
+	anew = 3
+	// calm is how long after the last time that is forgotten.
+	calm = time.Minute
+)
+
+// tooOften counts the times that the content is to be read from its start, and
+// says whether it is of no use.
+func (t *task) tooOften() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now := time.Now(); now.Sub(t.voided) > calm {
+		t.voids, t.voided = 0, now
+	}
+	if t.voids == anew {
+		return true
+	}
+	t.voids, t.voided = t.voids+1, time.Now()
+	return false
 }
 
 // expectation is the digest that the content of a request must have: the one

@@ -23,6 +23,7 @@ type task struct {
 	e  *Engine
 	id dragonfly.TaskID
 
+	setup   chan struct{}   // capacity 1: one preparation or reading of the source at a time
 	limited atomic.Bool     // the task's own limit held it back
 	bytes   [3]atomic.Int64 // received from source, seed, peers
 
@@ -30,7 +31,10 @@ type task struct {
 	req       dragonfly.Request
 	h         *holding
 	origin    *origin
-	node      *node           // where it is registered; nil: nowhere
+	node      *node // where it is registered; nil: nowhere
+	granted   bool  // the supernode leaves the source to this host
+	voids     int   // times that the seed began anew, the last one at voided
+	voided    time.Time
 	job       dragonfly.JobID // the newest one
 	seed      bool            // this is the supernode's own copy
 	serves    bool
@@ -40,7 +44,6 @@ type task struct {
 	joining   int           // registrations whose answer was not taken in yet
 	early     []func()      // what a supernode said meanwhile
 	changed   chan struct{} // closed at the next change; nil while nobody waits
-	setup     sync.Mutex    // one registration or preparation at a time
 }
 
 // flow is an assignment at work.
@@ -52,7 +55,7 @@ type flow struct {
 }
 
 func newTask(e *Engine, id dragonfly.TaskID) *task {
-	return &task{e: e, id: id, flows: map[dragonfly.AssignmentID]flow{}, downloads: map[*Download]struct{}{}}
+	return &task{e: e, id: id, setup: make(chan struct{}, 1), flows: map[dragonfly.AssignmentID]flow{}, downloads: map[*Download]struct{}{}}
 }
 
 func (t *task) request() dragonfly.Request {
@@ -420,18 +423,49 @@ func (t *task) answer(q dragonfly.Question) {
 	}
 }
 
+// turn waits until nobody else prepares the task or reads its source; done
+// lets the next one.
+func (t *task) turn(ctx context.Context) (done func(), err error) {
+	select {
+	case t.setup <- struct{}{}:
+		return func() { <-t.setup }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// halt ends the transfers from peers and the seed and waits for their end.
+func (t *task) halt() {
+	t.mu.Lock()
+	var ending []flow
+	for _, f := range t.flows {
+		if f.assignment.Parent.Kind != dragonfly.ParentSource {
+			f.cancel()
+			ending = append(ending, f)
+		}
+	}
+	t.mu.Unlock()
+	for _, f := range ending {
+		<-f.done
+	}
+}
+
 // direct reads what is missing straight from the source, for this host alone,
 // and returns when the content is complete or ctx ends.
 func (t *task) direct(ctx context.Context) error {
-	t.setup.Lock()
-	defer t.setup.Unlock()
+	done, err := t.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	t.halt()
 	for try := 0; ; try++ {
 		h, err := t.open(ctx, Known{})
 		if err != nil {
 			return err
 		}
 		err = t.readMissing(ctx, h)
-		if dragonfly.KindOf(err) != dragonfly.SourceChanged || err == nil || try == 3 {
+		if dragonfly.KindOf(err) != dragonfly.SourceChanged || err == nil || try == anew {
 			return err
 		}
 		// The content changed or cannot be continued: all of it anew.
@@ -449,6 +483,7 @@ func (t *task) readMissing(ctx context.Context, h *holding) error {
 	for !h.complete() {
 		for _, n := range h.missing() {
 			t.recall(h, n)
+			t.restart(h, n)
 			began := time.Now()
 			from, to := h.Layout().Extent(n)
 			a := dragonfly.Assignment{Task: t.id, Version: h.version, Piece: n, Span: dragonfly.Span{From: from, To: to},

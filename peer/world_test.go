@@ -400,7 +400,18 @@ func (w *world) state() string {
 		rec := httptest.NewRecorder()
 		r := httptest.NewRequest("GET", "/p2p/v1/state/tasks/"+job().Request.TaskID().String(), nil)
 		n.sn.Admin().ServeHTTP(rec, r)
-		fmt.Fprintf(&text, "%s: %s\n", addr, rec.Body)
+		fmt.Fprintf(&text, "%s: %s\n%s", addr, rec.Body, n.seed.history())
+	}
+	return text.String()
+}
+
+// history is what a machine told its supernodes, a line for each event.
+func (m *machine) history() string {
+	var text strings.Builder
+	for _, ev := range m.told() {
+		a := m.assignment(ev.Assignment)
+		fmt.Fprintf(&text, "%s: %s of piece %d by %d %v from %s %v: %s at %d %v\n", m.ip, ev.Kind, ev.Piece, ev.Assignment, a.Span,
+			a.Parent.Kind, a.Parent.Addrs, ev.Reason, ev.Offset, ev.Failure)
 	}
 	return text.String()
 }
@@ -460,7 +471,8 @@ func (w *world) node(ip string) *node {
 func (n *node) start() {
 	n.w.t.Helper()
 	var sn *supernode.Supernode
-	seed := n.w.machine(n.ip, n.dir, options{dial: func(dragonfly.Member) dragonfly.Tracker { return sn.SeedTracker() }})
+	var seed *machine
+	seed = n.w.machine(n.ip, n.dir, options{dial: func(dragonfly.Member) dragonfly.Tracker { return house{sn.SeedTracker(), &seed} }})
 	sn = supernode.New(supernode.Config{Self: n.member, Sched: sched.Config{Seed: 1}, Log: n.w.log.With("node", n.ip)}, own{seed.engine, n.member})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -525,6 +537,36 @@ func (s own) Inline(task dragonfly.TaskID, v dragonfly.Version) ([]byte, bool) {
 func (s own) Admit(info dragonfly.TaskInfo) { s.e.Admit(info) }
 func (s own) Forget(task dragonfly.TaskID)  { s.e.Forget(task) }
 
+// recorder notes what is said in a session.
+type recorder struct {
+	dragonfly.Session
+	m *machine
+}
+
+func (r recorder) Sync(ctx context.Context, report dragonfly.Report) (dragonfly.Work, error) {
+	r.m.mu.Lock()
+	r.m.reports = append(r.m.reports, report.Events...)
+	r.m.mu.Unlock()
+	work, err := r.Session.Sync(ctx, report)
+	r.m.mu.Lock()
+	defer r.m.mu.Unlock()
+	for _, a := range work.Assignments {
+		r.m.given[a.ID] = a
+	}
+	return work, err
+}
+
+// house is the way from a seed to its supernode.
+type house struct {
+	dragonfly.Tracker
+	m **machine
+}
+
+func (h house) Open(ctx context.Context, hello dragonfly.Hello) (dragonfly.Session, error) {
+	s, err := h.Tracker.Open(ctx, hello)
+	return recorder{s, *h.m}, err
+}
+
 // line is the way from a machine to a supernode: as HTTP, but in process.
 type line struct {
 	m      *machine
@@ -583,7 +625,7 @@ func (l line) Open(ctx context.Context, hello dragonfly.Hello) (s dragonfly.Sess
 		sn, life := n.sn, n.life
 		n.mu.Unlock()
 		inner, err := sn.Open(ctx, hello)
-		s = session{l, inner, life}
+		s = session{l, recorder{inner, l.m}, life}
 		return err
 	})
 	return s, err
@@ -612,15 +654,7 @@ func (s session) Register(ctx context.Context, r dragonfly.Registration) (info d
 
 func (s session) Sync(ctx context.Context, r dragonfly.Report) (work dragonfly.Work, err error) {
 	err = s.call(ctx, s.life, func(ctx context.Context, _ *node) error {
-		s.m.mu.Lock()
-		s.m.reports = append(s.m.reports, r.Events...)
-		s.m.mu.Unlock()
 		work, err = s.Session.Sync(ctx, r)
-		s.m.mu.Lock()
-		defer s.m.mu.Unlock()
-		for _, a := range work.Assignments {
-			s.m.given[a.ID] = a
-		}
 		return err
 	})
 	return work, err
