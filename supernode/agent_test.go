@@ -41,8 +41,9 @@ type agent struct {
 	queue   []dragonfly.Event
 	busy    int
 	shares  map[content]*share
-	wanted  []string // URLs
-	failed  map[string]*dragonfly.Error
+	wanted  []string                    // URLs
+	over    map[dragonfly.TaskID]string // why the supernode let it go
+	done    map[dragonfly.TaskID]bool   // it had all of some version
 }
 
 // content is one version of a task.
@@ -56,45 +57,47 @@ type share struct {
 	info    dragonfly.TaskInfo
 	held    dragonfly.PieceSet
 	digests map[dragonfly.PieceNum]dragonfly.PieceDigest
-	arrived map[dragonfly.PieceNum]arrived
+	arrived map[dragonfly.PieceNum][]arrived
 }
 
 // arrived is a piece that waits for its digest.
 type arrived struct {
+	s   dragonfly.Session
 	a   dragonfly.Assignment
 	bad bool
 }
 
 func newAgent(w *world, host byte, random uint64) *agent {
 	return &agent{w: w, host: host, random: rand.New(rand.NewPCG(random, uint64(host))),
-		wake: make(chan struct{}, 1), news: make(chan struct{}), shares: map[content]*share{}, failed: map[string]*dragonfly.Error{}}
+		wake: make(chan struct{}, 1), news: make(chan struct{}), shares: map[content]*share{}, over: map[dragonfly.TaskID]string{}, done: map[dragonfly.TaskID]bool{}}
 }
 
-// start opens a session and runs until the agent is stopped or the world ends.
-func (a *agent) start(tracker dragonfly.Tracker) {
+// start opens a session and runs until the agent dies or the world ends.
+func (a *agent) start() {
 	a.ctx, a.cancel = context.WithCancel(a.w.ctx)
-	a.enter(tracker)
+	a.enter()
 	a.w.swarm.Go(func() {
 		for a.ctx.Err() == nil {
-			err := a.converse()
-			if dragonfly.KindOf(err) != dragonfly.UnknownSession || a.ctx.Err() != nil {
-				return
+			a.converse()
+			select {
+			case <-time.After(100 * time.Millisecond):
+				a.enter()
+			case <-a.ctx.Done():
 			}
-			a.enter(tracker)
 		}
 	})
 }
 
-func (a *agent) enter(tracker dragonfly.Tracker) {
+// enter opens a session and registers what is wanted.
+func (a *agent) enter() {
 	ctx, h := hello(a.host)
-	s, err := tracker.Open(ctx, h)
+	s, err := a.w.tracker(a.seed != nil).Open(ctx, h)
 	if err != nil {
 		return // it is shutting down
 	}
-	net := a.w.net
-	net.mu.Lock()
-	net.agents[s.Welcome().Session] = a
-	net.mu.Unlock()
+	a.w.net.mu.Lock()
+	a.w.net.agents[s.Welcome().Session] = a
+	a.w.net.mu.Unlock()
 	a.mu.Lock()
 	a.session, a.queue, a.busy = s, nil, 0
 	wanted := slices.Clone(a.wanted)
@@ -132,6 +135,21 @@ func (a *agent) say(e dragonfly.Event) {
 	a.poke()
 }
 
+// tell queues an event about an assignment of a session. In a newer session
+// assignments have other numbers: only what is held counts there.
+func (a *agent) tell(s dragonfly.Session, e dragonfly.Event) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	defer a.poke()
+	if a.session != s {
+		if e.Kind != dragonfly.EventVerified {
+			return
+		}
+		e.Assignment = 0
+	}
+	a.queue = append(a.queue, e)
+}
+
 func (a *agent) chance(percent int) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -149,7 +167,7 @@ func (a *agent) share(task dragonfly.TaskID, v dragonfly.Version) *share {
 	key := content{task, v}
 	s := a.shares[key]
 	if s == nil {
-		s = &share{digests: map[dragonfly.PieceNum]dragonfly.PieceDigest{}, arrived: map[dragonfly.PieceNum]arrived{}}
+		s = &share{digests: map[dragonfly.PieceNum]dragonfly.PieceDigest{}, arrived: map[dragonfly.PieceNum][]arrived{}}
 		s.info.Task, s.info.Version, s.info.Layout = task, v, dragonfly.Layout{Length: dragonfly.UnknownLength, PieceLen: block}
 		a.shares[key] = s
 	}
@@ -172,14 +190,16 @@ func (a *agent) holds(task dragonfly.TaskID, v dragonfly.Version) dragonfly.Piec
 func (w *world) agent(random uint64) *agent {
 	w.hosts++
 	a := newAgent(w, w.hosts+10, random)
-	a.start(w.sn)
+	a.start()
 	return a
 }
 
-// want registers a task, again in every new session.
+// want registers a task now, and again in every new session.
 func (a *agent) want(url string) {
 	a.mu.Lock()
-	a.wanted = append(a.wanted, url)
+	if !slices.Contains(a.wanted, url) {
+		a.wanted = append(a.wanted, url)
+	}
 	s := a.session
 	a.mu.Unlock()
 	a.w.swarm.Go(func() { a.register(s, url) })
@@ -187,9 +207,11 @@ func (a *agent) want(url string) {
 
 func (a *agent) register(s dragonfly.Session, url string) {
 	r := dragonfly.Registration{Job: dragonfly.JobID(fmt.Sprintf("10.0.0.%d-1", a.host)), Request: request(url), Serve: true}
+	id := r.Request.TaskID()
 	a.mu.Lock()
-	for key, x := range a.shares { // at most one is not empty
-		if key.task == r.Request.TaskID() && x.held.Count() > 0 {
+	delete(a.over, id)
+	for key, x := range a.shares {
+		if key.task == id && x.held.Count() > r.Held.Count() {
 			r.Version, r.Layout, r.Held = key.version, x.info.Layout, x.held.Clone()
 		}
 	}
@@ -197,10 +219,21 @@ func (a *agent) register(s dragonfly.Session, url string) {
 	info, err := s.Register(a.ctx, r)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err == nil {
-		a.share(info.Task, info.Version).info = info
-	} else if e, ok := err.(*dragonfly.Error); ok && e.Kind != dragonfly.UnknownSession {
-		a.failed[url] = e
+	switch {
+	case err != nil:
+		a.over[id] = err.Error()
+		return
+	case info.Grant != "":
+		a.over[id] = "may read alone"
+	default:
+		a.share(id, info.Version).info = info
+	}
+	// What was lost while the supernode thought about the registration.
+	for n := range r.Held.All() {
+		if !a.share(id, r.Version).held.Has(n) {
+			a.queue = append(a.queue, dragonfly.Event{Kind: dragonfly.EventLost, Task: id, Version: r.Version, Piece: n})
+			a.poke()
+		}
 	}
 }
 
@@ -210,15 +243,20 @@ func (a *agent) has(url string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for key, s := range a.shares {
-		if key.task == taskOf(url) && s.info.Layout.Known() && s.held.Count() >= s.info.Layout.Pieces() {
-			return true
+		if key.task == taskOf(url) && s.complete() {
+			a.done[key.task] = true
 		}
 	}
-	return false
+	return a.done[taskOf(url)]
+}
+
+// complete says that all of the version is held.
+func (s *share) complete() bool {
+	return s.info.Layout.Known() && s.held.Count() >= s.info.Layout.Pieces()
 }
 
 // converse syncs until the session ends.
-func (a *agent) converse() error {
+func (a *agent) converse() {
 	type answer struct {
 		work dragonfly.Work
 		err  error
@@ -260,6 +298,7 @@ func (a *agent) converse() error {
 				}
 				answers <- x
 				if a.chance(a.loses) {
+					<-time.After(a.delay(5 * time.Second))
 					_, _ = s.Sync(ctx, r) // a copy of the report comes late
 				}
 			})
@@ -270,7 +309,7 @@ func (a *agent) converse() error {
 		case x := <-answers:
 			open--
 			if x.err != nil {
-				return x.err
+				return
 			}
 			ack = max(ack, x.work.Seq)
 			a.take(s, x.work)
@@ -283,6 +322,11 @@ func (a *agent) take(s dragonfly.Session, w dragonfly.Work) {
 	for _, info := range w.Tasks {
 		a.mu.Lock()
 		a.share(info.Task, info.Version).info = info
+		if info.Failed != nil {
+			a.over[info.Task] = info.Failed.Message
+		} else if info.Grant != "" {
+			a.over[info.Task] = "may read alone"
+		}
 		a.mu.Unlock()
 	}
 	for _, e := range w.Manifest {
@@ -294,7 +338,7 @@ func (a *agent) take(s dragonfly.Session, w dragonfly.Work) {
 		a.mu.Lock()
 		a.busy++
 		a.mu.Unlock()
-		a.w.swarm.Go(func() { a.carry(x) })
+		a.w.swarm.Go(func() { a.carry(s, x) })
 	}
 	for _, q := range w.Questions {
 		switch held := a.holds(q.Task, q.Version); q.Kind {
@@ -313,65 +357,69 @@ func (a *agent) take(s dragonfly.Session, w dragonfly.Work) {
 	a.announce()
 }
 
-// carry executes an assignment.
-func (a *agent) carry(x dragonfly.Assignment) {
+// carry executes an assignment of a session.
+func (a *agent) carry(s dragonfly.Session, x dragonfly.Assignment) {
 	why, e := a.fetch(x)
+	got := arrived{s, x, e.bad}
 	a.mu.Lock()
-	a.busy--
-	s := a.share(x.Task, x.Version)
-	if s.held.Has(x.Piece) {
-		a.mu.Unlock()
-		a.say(about(dragonfly.EventVerified, x))
-		return
+	if a.session == s {
+		a.busy--
 	}
-	if why == "" && !e.end {
-		s.arrived[x.Piece] = arrived{x, e.bad}
-	}
+	mine := a.share(x.Task, x.Version)
 	d := x.Digest
 	if d.IsZero() {
-		d = s.digests[x.Piece]
+		d = mine.digests[x.Piece]
+	}
+	if x.Parent.Kind == dragonfly.ParentSource {
+		d = digestOf(x.Version, x.Piece)
+	}
+	wait := why == "" && !e.end && d.IsZero()
+	if wait {
+		mine.arrived[x.Piece] = append(mine.arrived[x.Piece], got)
 	}
 	a.mu.Unlock()
 	switch {
 	case e.end:
-		a.say(dragonfly.Event{Kind: dragonfly.EventLength, Task: x.Task, Version: x.Version, Offset: e.length})
+		a.tell(s, dragonfly.Event{Kind: dragonfly.EventLength, Task: x.Task, Version: x.Version, Offset: e.length})
 	case why != "":
 		f := failure(x, why)
 		f.Failure = e.failure
-		a.say(f)
-	case x.Parent.Kind == dragonfly.ParentSource:
-		a.digest(x.Task, x.Version, x.Piece, digestOf(x.Version, x.Piece))
-	case d.IsZero():
-		a.say(about(dragonfly.EventReceived, x))
+		a.tell(s, f)
+	case wait:
+		a.tell(s, about(dragonfly.EventReceived, x))
+		a.announce()
 	default:
-		a.digest(x.Task, x.Version, x.Piece, d)
+		a.verify(got, d)
 	}
 }
 
 // digest verifies a piece that waited for it.
 func (a *agent) digest(task dragonfly.TaskID, v dragonfly.Version, n dragonfly.PieceNum, d dragonfly.PieceDigest) {
 	a.mu.Lock()
-	s := a.share(task, v)
-	s.digests[n] = d
-	got, ok := s.arrived[n]
-	delete(s.arrived, n)
-	bad := got.bad || d != digestOf(v, n)
-	if ok && !bad {
-		s.held.Add(n)
-	}
+	mine := a.share(task, v)
+	mine.digests[n] = d
+	all := mine.arrived[n]
+	delete(mine.arrived, n)
 	a.mu.Unlock()
-	switch {
-	case !ok:
-		return
-	case bad:
-		a.say(failure(got.a, dragonfly.FailMismatch))
-	default:
-		e := about(dragonfly.EventVerified, got.a)
-		if got.a.Parent.Kind == dragonfly.ParentSource {
-			e.Digest = d
-		}
-		a.say(e)
+	for _, got := range all {
+		a.verify(got, d)
 	}
+}
+
+// verify ends an assignment whose digest is known.
+func (a *agent) verify(got arrived, d dragonfly.PieceDigest) {
+	e := about(dragonfly.EventVerified, got.a)
+	if got.a.Parent.Kind == dragonfly.ParentSource {
+		e.Digest = d
+	}
+	if got.bad || d != digestOf(e.Version, e.Piece) {
+		e = failure(got.a, dragonfly.FailMismatch)
+	} else {
+		a.mu.Lock()
+		a.share(e.Task, e.Version).held.Add(e.Piece)
+		a.mu.Unlock()
+	}
+	a.tell(got.s, e)
 	a.announce()
 }
 
@@ -409,9 +457,11 @@ func (a *agent) fetch(x dragonfly.Assignment) (dragonfly.FailReason, outcome) {
 		parent.mu.Lock()
 		dead, news := parent.ctx.Err() != nil, parent.news
 		s := parent.share(x.Task, x.Version)
-		got, here := s.arrived[x.Piece]
-		bad := parent.liar || here && got.bad
-		here = here || s.held.Has(x.Piece)
+		bad := parent.liar
+		for _, got := range s.arrived[x.Piece] {
+			bad = bad || got.bad
+		}
+		here := len(s.arrived[x.Piece]) > 0 || s.held.Has(x.Piece)
 		parent.mu.Unlock()
 		switch {
 		case dead:

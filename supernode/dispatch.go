@@ -51,7 +51,7 @@ func (s *Supernode) dispatch(a sched.Action) {
 		if a.Kind == sched.Isolated {
 			verdict, label = "isolated: ", "isolated"
 		}
-		s.metrics.charges.WithLabelValues(label).Inc()
+		s.metrics.verdicts.WithLabelValues(label).Inc()
 		if ss != nil {
 			ss.verdict = verdict + a.Why
 			s.log.Warn("peer judged", "peer", a.Peer, "host", ss.hello.Host.Name, "ip", ss.where.Host, "verdict", ss.verdict)

@@ -10,6 +10,9 @@ import (
 	"dragonfly/sched"
 )
 
+// maxLost bounds the memory for pieces that a peer said it lost.
+const maxLost = 1024
+
 // apply takes in what a report says and was not said before. Events of tasks
 // or versions that the peer is not registered for are ignored: they cross with
 // news on the way.
@@ -29,6 +32,9 @@ func (s *Supernode) apply(ss *session, rep dragonfly.Report) {
 		switch e.Kind {
 		case dragonfly.EventVerified:
 			s.verified(r, e)
+			if rep.Seq < r.lost[e.Piece] { // a newer report overtook this one
+				s.lost(r, e.Piece, r.lost[e.Piece])
+			}
 		case dragonfly.EventReceived:
 			if r.count(s, e.Assignment, -1) {
 				s.tell(r, sched.Event{Kind: sched.Received, Piece: e.Piece, Assignment: e.Assignment})
@@ -36,9 +42,7 @@ func (s *Supernode) apply(ss *session, rep dragonfly.Report) {
 		case dragonfly.EventFailed:
 			s.failed(r, e)
 		case dragonfly.EventLost:
-			r.held.Remove(e.Piece)
-			r.shelved.Remove(e.Piece)
-			s.tell(r, sched.Event{Kind: sched.Lost, Piece: e.Piece})
+			s.lost(r, e.Piece, rep.Seq)
 		case dragonfly.EventIntact:
 			s.tell(r, sched.Event{Kind: sched.Intact, Piece: e.Piece})
 		case dragonfly.EventPosition:
@@ -90,6 +94,18 @@ func (s *Supernode) verified(r *registration, e dragonfly.Event) {
 	if !before {
 		s.finished(r)
 	}
+}
+
+// lost takes a piece out of what a peer holds, and remembers which report said
+// so: an older one that it overtook may say that the piece is held.
+func (s *Supernode) lost(r *registration, n dragonfly.PieceNum, seq uint64) {
+	r.held.Remove(n)
+	r.shelved.Remove(n)
+	if r.lost == nil || len(r.lost) >= maxLost {
+		r.lost = map[dragonfly.PieceNum]uint64{}
+	}
+	r.lost[n] = max(seq, r.lost[n])
+	s.tell(r, sched.Event{Kind: sched.Lost, Piece: n})
 }
 
 // holds tells the scheduler that a peer has a piece. One that wanted nothing,

@@ -18,18 +18,11 @@ func (p *peer) entries(url string, o *origin, as string, pieces int) (events []d
 	return events
 }
 
-// asked takes the questions of one kind that a peer is asked now.
+// questions takes the questions of one kind that a peer is asked now.
 func (p *peer) questions(kind dragonfly.QuestionKind) (n int) {
 	p.Helper()
-	x := p.later(p.report())
-	if !x.over() {
-		return 0
-	}
-	if x.err != nil {
-		p.Fatal(x.err)
-	}
-	p.ack = x.work.Seq
-	for _, q := range x.work.Questions {
+	work, _ := p.next()
+	for _, q := range work.Questions {
 		if q.Kind == kind {
 			n++
 		}

@@ -26,8 +26,9 @@ type metrics struct {
 	downloadedBytes, seedPieceBytes, originBytes, seedEgress        prometheus.Counter
 	jobs, jobsFailed                                                *prometheus.CounterVec // callsystem
 	peerDownloads, peerBytes                                        *prometheus.CounterVec // callsystem
+	peerFailures                                                    *prometheus.CounterVec // callsystem, reason
 	peerDuration                                                    *prometheus.HistogramVec
-	bytes, pieceFailures, charges                                   *prometheus.CounterVec
+	bytes, pieceFailures, verdicts                                  *prometheus.CounterVec
 	syncDuration, scheduleDuration                                  prometheus.Histogram
 }
 
@@ -71,9 +72,10 @@ func newMetrics(reg prometheus.Registerer, s *Supernode) *metrics {
 		jobsFailed:       vec(node+"dfgettasks_failed_total", "Registrations and jobs that failed by the source.", "callsystem"),
 		bytes:            vec(node+"bytes_total", "Bytes that peers and the seed reported, by where they came from.", "from"),
 		pieceFailures:    vec(node+"piece_failures_total", "Assignments that failed, by reason.", "reason"),
-		charges:          vec(node+"charges_total", "Peers that were taken out of the books, by verdict.", "verdict"),
+		verdicts:         vec(node+"verdicts_total", "Peers that were taken out of the books, by verdict.", "verdict"),
 		peerDownloads:    vec(dfget+"download_total", "Downloads that peers completed.", "callsystem"),
 		peerBytes:        vec(dfget+"download_size_bytes_total", "Bytes of completed downloads.", "callsystem"),
+		peerFailures:     vec(dfget+"download_failed_total", "Downloads that failed by the source, by what it said.", "callsystem", "reason"),
 		syncDuration:     histogram(node+"sync_duration_seconds", "Time to take a report in, before it waits for work.", prometheus.ExponentialBuckets(0.00001, 4, 10)),
 		scheduleDuration: histogram(node+"schedule_duration_milliseconds", "Time of one step of the scheduler.", prometheus.ExponentialBuckets(0.01, 2, 7)),
 		peerDuration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: dfget + "download_duration_seconds",
@@ -98,8 +100,11 @@ func (m *metrics) registered(callSystem string) {
 	m.jobs.WithLabelValues(m.callSystem(callSystem)).Inc()
 }
 
-func (m *metrics) failed(callSystem string) {
-	m.jobsFailed.WithLabelValues(m.callSystem(callSystem)).Inc()
+// failed counts a job that failed by the source.
+func (m *metrics) failed(callSystem string, kind dragonfly.Kind) {
+	label := m.callSystem(callSystem)
+	m.jobsFailed.WithLabelValues(label).Inc()
+	m.peerFailures.WithLabelValues(label, kindLabel(kind)).Inc()
 }
 
 func (m *metrics) finished(callSystem string, took time.Duration, length int64) {
@@ -131,6 +136,16 @@ func failLabel(r dragonfly.FailReason) string {
 	return "other"
 }
 
+// kindLabel keeps the label within what a source can say.
+func kindLabel(k dragonfly.Kind) string {
+	switch k {
+	case dragonfly.NotFound, dragonfly.Unauthorized, dragonfly.Forbidden, dragonfly.SourceFailed, dragonfly.SourceChanged,
+		dragonfly.Throttled, dragonfly.DigestMismatch, dragonfly.NoSpace, dragonfly.Invalid:
+		return string(k)
+	}
+	return "other"
+}
+
 // SeedSent counts bytes that the seed's data port sent; its server calls it.
 func (s *Supernode) SeedSent(n int64) { s.metrics.seedEgress.Add(float64(n)) }
 
@@ -145,14 +160,16 @@ func (s *Supernode) Swept(contents int) {
 type collector struct{ s *Supernode }
 
 var (
-	peersDesc = prometheus.NewDesc("dragonfly_supernode_peers", "Sessions of peers, the seed's included.", nil, nil)
-	tasksDesc = prometheus.NewDesc("dragonfly_supernode_tasks", "Tasks in the books, by the state of the seed's copy.", []string{"cdnstatus"}, nil)
-	jobsDesc  = prometheus.NewDesc("dragonfly_supernode_dfgettasks", "Registrations of peers for tasks, by what they are doing.", []string{"callsystem", "status"}, nil)
+	peersDesc   = prometheus.NewDesc("dragonfly_supernode_peers", "Sessions of peers, the seed's included.", nil, nil)
+	tasksDesc   = prometheus.NewDesc("dragonfly_supernode_tasks", "Tasks in the books, by the state of the seed's copy.", []string{"cdnstatus"}, nil)
+	chargesDesc = prometheus.NewDesc("dragonfly_supernode_charges_total", "Bad pieces that a peer was found to have sent.", nil, nil)
+	jobsDesc    = prometheus.NewDesc("dragonfly_supernode_dfgettasks", "Registrations of peers for tasks, by what they are doing.", []string{"callsystem", "status"}, nil)
 )
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- peersDesc
 	ch <- tasksDesc
+	ch <- chargesDesc
 	ch <- jobsDesc
 }
 
@@ -161,7 +178,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	type job struct{ system, status string }
 	tasks, jobs := map[string]int{}, map[job]int{}
 	s.mu.Lock()
-	peers := len(s.sessions)
+	peers, charges := len(s.sessions), s.machine.Counts().Charged
 	for _, t := range s.tasks {
 		tasks[s.status(t)]++
 		for _, r := range t.regs {
@@ -172,6 +189,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	s.mu.Unlock()
 	ch <- prometheus.MustNewConstMetric(peersDesc, prometheus.GaugeValue, float64(peers))
+	ch <- prometheus.MustNewConstMetric(chargesDesc, prometheus.CounterValue, float64(charges))
 	for status, n := range tasks {
 		ch <- prometheus.MustNewConstMetric(tasksDesc, prometheus.GaugeValue, float64(n), status)
 	}

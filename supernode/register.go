@@ -128,11 +128,23 @@ func (ss *session) Register(ctx context.Context, r dragonfly.Registration) (drag
 // refuse answers a registration that the source stands against.
 func (s *Supernode) refuse(ss *session, id dragonfly.TaskID, r dragonfly.Registration, err error) (dragonfly.TaskInfo, error) {
 	if !grants(err) {
-		s.metrics.failed(r.Request.CallSystem)
+		if e, ok := err.(*dragonfly.Error); ok && ofSource(e.Kind) {
+			s.metrics.failed(r.Request.CallSystem, e.Kind)
+		}
 		return dragonfly.TaskInfo{}, err
 	}
 	s.log.Info("the seed cannot read the source: the peer may", "task", id, "peer", ss.peer, "kind", dragonfly.KindOf(err))
 	return dragonfly.TaskInfo{Task: id, Layout: dragonfly.Layout{Length: dragonfly.UnknownLength}, Grant: dragonfly.GrantDirect}, nil
+}
+
+// ofSource says that an error is about the source, not about the peer's
+// session, this supernode or a caller who went away.
+func ofSource(k dragonfly.Kind) bool {
+	switch k {
+	case dragonfly.UnknownSession, dragonfly.NotOwner, dragonfly.Unavailable, dragonfly.Canceled:
+		return false
+	}
+	return true
 }
 
 func wantsInline(r dragonfly.Registration, v *version) bool {

@@ -330,7 +330,7 @@ func TestSeedComesBack(t *testing.T) {
 		if _, err := s.Sync(w.Context(), dragonfly.Report{Seq: 1}); kindOf(err) != dragonfly.UnknownSession {
 			w.Errorf("sync: %v", err)
 		}
-		w.seed.agent.start(w.sn.SeedTracker())
+		w.seed.agent.start()
 		url, _ := w.source("a", 1)
 		p := w.peer()
 		p.register(p.wants(url))
@@ -508,6 +508,35 @@ func TestHostDecidesWhoIsDifferent(t *testing.T) {
 			w.Errorf("%v", hosts)
 		}
 		if got := w.sn.Peers(); len(got) != 3 || got[1].Peer != sched.Peer(2) {
+			w.Errorf("%+v", got)
+		}
+	})
+}
+
+// TestOvertakenReport: a report that says that a piece is lost may overtake the
+// one that says that it is held. The piece is lost, and the assignment that
+// brought it has ended.
+func TestOvertakenReport(t *testing.T) {
+	inTime(t, nil, func(w *world) {
+		url, o := w.source("a", 1)
+		o.held = true
+		p := w.peer()
+		p.register(p.wants(url))
+		work := p.sync()
+		verified := p.report(about(dragonfly.EventVerified, work.Assignments[0]))
+		lost := about(dragonfly.EventLost, work.Assignments[0])
+		lost.Assignment = 0
+		p.later(p.report(lost))
+		late := p.later(verified)
+		if !late.over() || late.err != nil {
+			w.Errorf("over %v %v", late.over(), late.err)
+		}
+		again := p.sync()
+		if len(again.Assignments) != 1 || again.Assignments[0].ID == work.Assignments[0].ID {
+			w.Fatalf("not given again: %+v", again)
+		}
+		p.later(p.report(about(dragonfly.EventVerified, again.Assignments[0])))
+		if got := p.seen(url); got.Held != 1 || got.InWork != 0 {
 			w.Errorf("%+v", got)
 		}
 	})

@@ -65,8 +65,9 @@ type registration struct {
 	known   bool // to the scheduler, under version
 	asked   bool // for credentials
 	held    dragonfly.PieceSet
-	shelved dragonfly.PieceSet // held by its own word, not counted until the digests are sure
-	lacks   dragonfly.PieceSet // assigned without a digest, which must follow
+	shelved dragonfly.PieceSet            // held by its own word, not counted until the digests are sure
+	lacks   dragonfly.PieceSet            // assigned without a digest, which must follow
+	lost    map[dragonfly.PieceNum]uint64 // in which report
 	work    map[dragonfly.AssignmentID]*work
 	kept    *dragonfly.Registration // what it holds of a task that nobody wanted yet
 }
@@ -207,6 +208,7 @@ func (s *Supernode) leave(r *registration) {
 func (r *registration) clear() {
 	r.version, r.known = nil, false
 	r.held, r.shelved, r.lacks = dragonfly.PieceSet{}, dragonfly.PieceSet{}, dragonfly.PieceSet{}
+	clear(r.lost)
 	clear(r.work)
 }
 

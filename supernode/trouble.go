@@ -114,7 +114,7 @@ func (s *Supernode) letGo(v *version, e *dragonfly.Error) {
 			info.Grant = dragonfly.GrantDirect
 		} else {
 			info.Failed = e
-			s.metrics.failed(r.request.CallSystem)
+			s.metrics.failed(r.request.CallSystem, e.Kind)
 		}
 		r.session.push(item{info: &info})
 		r.wants = false
@@ -130,7 +130,7 @@ func (s *Supernode) abandon(t *task, v *version, e *dragonfly.Error) {
 	waiting := t.waiting(v)
 	s.end(v)
 	for _, r := range waiting {
-		s.metrics.failed(r.request.CallSystem)
+		s.metrics.failed(r.request.CallSystem, e.Kind)
 		info := v.info()
 		info.Ticket, info.Failed = dragonfly.Ticket{}, e
 		r.session.push(item{info: &info})

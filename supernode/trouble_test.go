@@ -18,16 +18,15 @@ func with(r dragonfly.Registration, token string) dragonfly.Registration {
 // news are the last words about a task that a peer hears now.
 func (p *peer) news() (info dragonfly.TaskInfo) {
 	p.Helper()
-	for x := p.later(p.report()); x.over(); x = p.later(p.report()) {
-		if x.err != nil {
-			p.Fatal(x.err)
+	for {
+		work, ok := p.next()
+		if !ok {
+			return info
 		}
-		p.ack = max(p.ack, x.work.Seq)
-		for _, i := range x.work.Tasks {
+		for _, i := range work.Tasks {
 			info = i
 		}
 	}
-	return info
 }
 
 // TestFreshCredentials: when the source refuses the credentials in mid-task, one
@@ -260,7 +259,7 @@ func TestSeedIsReplaced(t *testing.T) {
 		w.seed.mu.Lock()
 		w.seed.agent = next
 		w.seed.mu.Unlock()
-		next.start(w.sn.SeedTracker())
+		next.start()
 		w.wait(5 * time.Second)
 		if n, most := w.reads(o); !p.has(url) || n != 6 || most != 1 {
 			w.Errorf("done %v, %d pieces read, one %d times: %+v", p.has(url), n, most, w.detail(url))

@@ -17,19 +17,15 @@ func (p *peer) verify(w dragonfly.Work) (events []dragonfly.Event) {
 	return events
 }
 
-// finish syncs until nothing is assigned any more.
+// finish verifies whatever is assigned until nothing is.
 func (p *peer) finish() {
 	p.Helper()
-	for work := p.sync(); ; {
-		events := p.verify(work)
-		x := p.later(p.report(events...))
-		if !x.over() {
+	for {
+		work, ok := p.next()
+		if !ok {
 			return
 		}
-		if x.err != nil {
-			p.Fatal(x.err)
-		}
-		work, p.ack = x.work, x.work.Seq
+		p.later(p.report(p.verify(work)...))
 	}
 }
 

@@ -32,7 +32,8 @@ const block = dragonfly.BlockLen
 // world is a supernode in virtual time, with a seed and sources in memory.
 type world struct {
 	*testing.T
-	sn    *Supernode
+	cfg   Config
+	sn    *Supernode // changed under net.mu
 	seed  *seed
 	logs  *bytes.Buffer // slog's handler locks
 	reg   *prometheus.Registry
@@ -48,34 +49,54 @@ type world struct {
 func inTime(t *testing.T, change func(*Config), body func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{T: t, logs: &bytes.Buffer{}, reg: prometheus.NewRegistry(), net: &network{agents: map[dragonfly.SessionID]*agent{}}}
+		w := &world{T: t, logs: &bytes.Buffer{}, net: &network{agents: map[dragonfly.SessionID]*agent{}}}
 		cfg := Config{
-			Self:    dragonfly.Member{ID: "sn1", Addr: "10.0.0.1:8002", Weight: 1},
-			Log:     slog.New(slog.NewTextHandler(w.logs, nil)),
-			Metrics: w.reg,
+			Self: dragonfly.Member{ID: "sn1", Addr: "10.0.0.1:8002", Weight: 1},
+			Log:  slog.New(slog.NewTextHandler(w.logs, nil)),
 		}
 		if change != nil {
 			change(&cfg)
 		}
 		w.seed = &seed{w: w, sources: map[string]*origin{}, tickets: map[dragonfly.Version]dragonfly.Ticket{}, news: make(chan struct{})}
-		w.sn = New(cfg, w.seed)
-		ctx, cancel := context.WithCancel(t.Context())
-		w.ctx = ctx
-		var running, swarm sync.WaitGroup
-		running.Go(func() {
-			if err := w.sn.Run(ctx); err != nil {
-				t.Errorf("run: %v", err)
-			}
-		})
-		w.stop = func() { cancel(); running.Wait() }
-		defer func() { w.stop(); swarm.Wait() }()
-		w.swarm = &swarm
+		w.cfg, w.swarm = cfg, &sync.WaitGroup{}
+		alive, kill := context.WithCancel(t.Context())
+		w.ctx = alive
+		w.boot()
+		defer func() { kill(); w.stop(); w.swarm.Wait() }()
 		w.seed.agent = newAgent(w, 100, 1)
 		w.seed.agent.seed = w.seed
-		w.seed.agent.start(w.sn.SeedTracker())
+		w.seed.agent.start()
 		synctest.Wait() // for its first sync
 		body(w)
 	})
+}
+
+// boot starts the supernode, or the next one after a stop, which knows nothing.
+func (w *world) boot() {
+	w.reg = prometheus.NewRegistry()
+	w.cfg.Metrics = w.reg
+	sn := New(w.cfg, w.seed)
+	w.net.mu.Lock()
+	w.sn = sn
+	w.net.mu.Unlock()
+	ctx, cancel := context.WithCancel(w.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := sn.Run(ctx); err != nil {
+			w.Errorf("run: %v", err)
+		}
+	})
+	w.stop = func() { cancel(); running.Wait() }
+}
+
+// tracker is where the peers of a world open their sessions now.
+func (w *world) tracker(seed bool) dragonfly.Tracker {
+	w.net.mu.Lock()
+	defer w.net.mu.Unlock()
+	if seed {
+		return w.sn.SeedTracker()
+	}
+	return w.sn
 }
 
 // wait lets virtual time pass.
@@ -293,6 +314,7 @@ type peer struct {
 	host byte
 	seq  uint64
 	ack  uint64
+	last *pending
 }
 
 // peer opens a session from a new host.
@@ -370,6 +392,7 @@ func (p *peer) sync(events ...dragonfly.Event) dragonfly.Work {
 // later is a sync that waits in the background.
 func (p *peer) later(r dragonfly.Report) *pending {
 	x := &pending{done: make(chan struct{})}
+	p.last = x
 	go func() {
 		x.work, x.err = p.Sync(p.T.Context(), r)
 		close(x.done)
@@ -378,10 +401,31 @@ func (p *peer) later(r dragonfly.Report) *pending {
 	return x
 }
 
+// next is what the peer is told now: by the sync that waits in the background,
+// or by a new one, which is left waiting if there is nothing.
+func (p *peer) next() (dragonfly.Work, bool) {
+	p.Helper()
+	synctest.Wait()
+	x := p.last
+	if x == nil || x.taken || !x.over() {
+		x = p.later(p.report())
+	}
+	if !x.over() {
+		return dragonfly.Work{}, false
+	}
+	if x.err != nil {
+		p.Fatalf("sync: %v", x.err)
+	}
+	x.taken = true
+	p.ack = max(p.ack, x.work.Seq)
+	return x.work, true
+}
+
 type pending struct {
-	done chan struct{}
-	work dragonfly.Work
-	err  error
+	done  chan struct{}
+	work  dragonfly.Work
+	err   error
+	taken bool
 }
 
 func (x *pending) over() bool {
