@@ -283,10 +283,11 @@ func TestSilentSupernodeInMidDownload(t *testing.T) {
 // a rotten parent is not kept when only the source is left to go on with.
 func TestBytesOfPeersAreNotTakenForTheSources(t *testing.T) {
 	inWorld(t, func(w *world) {
+		w.origin.content = random(1, pieceLen)
 		n := w.node(nodeA)
 		w.net.limit(originHost, 4*mib)
 		w.net.mangle(nodeA, func(b []byte) {
-			if len(b) > 32*kib {
+			if len(b) > 8*kib {
 				b[len(b)-1] ^= 1
 			}
 		})
