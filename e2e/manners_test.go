@@ -229,22 +229,8 @@ func TestGarbageFromAPeer(t *testing.T) {
 // TestTargetDiskFull: an output that does not fit is a clear error that leaves
 // nothing; the content stays shared.
 func TestTargetDiskFull(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("mounts a small file system: needs root")
-	}
 	w := start(t)
-	small := filepath.Join(w.dir, "small")
-	if err := os.Mkdir(small, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Mount("tmpfs", small, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skipf("cannot mount a small file system: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(small, 0); err != nil {
-			t.Error(err)
-		}
-	})
+	small := w.smallDisk("small", "size=1m")
 	o := newOrigin(t, 2*piece)
 	h := w.host("--node", w.supernode(swarm.SupernodeOptions{}).Addr)
 	out := filepath.Join(small, "file")

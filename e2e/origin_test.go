@@ -31,6 +31,7 @@ type origin struct {
 	fresh    bool   // each answer has other bytes
 	status   int    // answers with this status only
 	truncate int64  // closes the connection after so many bytes of a body
+	forward  string // where /forward redirects to
 
 	mu       sync.Mutex // guards all below
 	sent     int64      // bytes of bodies written
@@ -59,9 +60,14 @@ func pattern(seed uint64, n int) []byte {
 }
 
 // newOrigin serves n bytes under every path.
-func newOrigin(t *testing.T, n int) *origin {
+func newOrigin(t *testing.T, n int) *origin { return begin(t, n, httptest.NewServer) }
+
+// newSecureOrigin does so over HTTPS, with a certificate that nobody knows.
+func newSecureOrigin(t *testing.T, n int) *origin { return begin(t, n, httptest.NewTLSServer) }
+
+func begin(t *testing.T, n int, server func(http.Handler) *httptest.Server) *origin {
 	o := &origin{content: pattern(1, n), etag: `"v1"`}
-	o.Server = httptest.NewServer(http.HandlerFunc(o.serve))
+	o.Server = server(http.HandlerFunc(o.serve))
 	t.Cleanup(func() {
 		o.mu.Lock()
 		for _, g := range o.gates {
@@ -126,6 +132,9 @@ func (o *origin) serve(w http.ResponseWriter, r *http.Request) {
 		} else {
 			http.Redirect(w, r, fmt.Sprintf("/redirect/%d", n-1), http.StatusFound)
 		}
+		return
+	case r.URL.Path == "/forward":
+		http.Redirect(w, r, o.forward, http.StatusFound)
 		return
 	case r.URL.Path == "/loop":
 		http.Redirect(w, r, "/loop", http.StatusFound)
@@ -206,7 +215,7 @@ func (o *origin) send(w http.ResponseWriter, r *http.Request, content []byte, fr
 		at = next
 	}
 	if end < to {
-		_ = out.Flush() // what was counted as sent is sent
+		_ = out.Flush()             // what was counted as sent is sent
 		panic(http.ErrAbortHandler) // the connection breaks off
 	}
 }

@@ -20,6 +20,7 @@ import (
 // Exit codes as in v1-protocol 9.
 const (
 	exitParameter = 1
+	exitLaunch    = 76
 	exitDownload  = 80
 )
 
