@@ -39,6 +39,7 @@ type agent struct {
 	wake    chan struct{}
 	news    chan struct{} // closed when something came
 	queue   []dragonfly.Event
+	seen    map[dragonfly.AssignmentID]bool // answers are repeated
 	busy    int
 	shares  map[content]*share
 	wanted  []string                    // URLs
@@ -100,6 +101,7 @@ func (a *agent) enter() {
 	a.w.net.mu.Unlock()
 	a.mu.Lock()
 	a.session, a.queue, a.busy = s, nil, 0
+	a.seen = map[dragonfly.AssignmentID]bool{}
 	wanted := slices.Clone(a.wanted)
 	a.mu.Unlock()
 	for _, url := range wanted {
@@ -150,10 +152,10 @@ func (a *agent) tell(s dragonfly.Session, e dragonfly.Event) {
 	a.queue = append(a.queue, e)
 }
 
-func (a *agent) chance(percent int) bool {
+func (a *agent) chance(percent *int) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.random.IntN(100) < percent
+	return a.random.IntN(100) < *percent
 }
 
 func (a *agent) delay(most time.Duration) time.Duration {
@@ -286,18 +288,18 @@ func (a *agent) converse() {
 			a.w.swarm.Go(func() {
 				var x answer
 				for {
-					if a.chance(a.late) { // it overtakes nobody, and is overtaken
+					if a.chance(&a.late) { // it overtakes nobody, and is overtaken
 						<-time.After(a.delay(300 * time.Millisecond))
 					}
 					x.work, x.err = s.Sync(ctx, r)
-					if x.err != nil || !a.chance(a.loses) {
+					if x.err != nil || !a.chance(&a.loses) {
 						break
 					}
 					// The answer is lost: the same report again.
 					<-time.After(a.delay(time.Second))
 				}
 				answers <- x
-				if a.chance(a.loses) {
+				if a.chance(&a.loses) {
 					<-time.After(a.delay(5 * time.Second))
 					_, _ = s.Sync(ctx, r) // a copy of the report comes late
 				}
@@ -336,8 +338,15 @@ func (a *agent) take(s dragonfly.Session, w dragonfly.Work) {
 	}
 	for _, x := range w.Assignments {
 		a.mu.Lock()
-		a.busy++
+		known := a.seen[x.ID] || a.session != s
+		if !known {
+			a.seen[x.ID] = true
+			a.busy++
+		}
 		a.mu.Unlock()
+		if known {
+			continue
+		}
 		a.w.swarm.Go(func() { a.carry(s, x) })
 	}
 	for _, q := range w.Questions {
@@ -449,7 +458,7 @@ func (a *agent) fetch(x dragonfly.Assignment) (dragonfly.FailReason, outcome) {
 		return dragonfly.FailRefused, outcome{}
 	}
 	<-time.After(a.delay(20 * time.Millisecond))
-	if a.chance(a.fails) {
+	if a.chance(&a.fails) {
 		return dragonfly.FailReset, outcome{}
 	}
 	stall := time.After(2 * time.Second)

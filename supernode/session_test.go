@@ -472,15 +472,11 @@ func TestMembers(t *testing.T) {
 		if mine == 0 || foreign == "" {
 			w.Fatal("the test shows nothing")
 		}
-		for len(p.sync().Assignments) > 0 { // until all of them are acknowledged
-			if x := p.later(p.report()); !x.over() {
-				break
-			}
+		for more := true; more; _, more = p.next() {
 		}
 		w.sn.SetMembers(two[:1])
-		x := p.later(p.report())
-		if !x.over() || !cmp.Equal(x.work.Members, two[:1]) {
-			w.Errorf("news of members: over %v %+v", x.over(), x.work)
+		if work, _ := p.next(); !cmp.Equal(work.Members, two[:1]) {
+			w.Errorf("news of members: %+v", work)
 		}
 		p.register(p.wants(foreign)) // the owner failed: it is ours now
 		w.sn.SetMembers(nil)         // itself alone, which is no news

@@ -104,7 +104,7 @@ func build(b base, log *slog.Logger) (service, error) {
 	dataMux.Handle(transfer.Pattern, data)
 	return service{
 		tracker: n.sn, data: dataMux, admin: admin, background: []func(context.Context) error{n.run},
-		profiler: b.EnableProfiler || b.Debug, log: log,
+		metrics: newRequests(reg), profiler: b.EnableProfiler || b.Debug, log: log,
 	}, nil
 }
 

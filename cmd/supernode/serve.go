@@ -40,6 +40,7 @@ type service struct {
 	background []func(context.Context) error
 	// healthy says why the supernode cannot do its work; nil: it can.
 	healthy  func() error
+	metrics  *requests // of the control port; nil: not counted
 	profiler bool
 	log      *slog.Logger
 }
@@ -141,6 +142,9 @@ func (s service) control(ctx context.Context, api http.Handler) http.Handler {
 		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	}
+	if s.metrics != nil {
+		return s.metrics.count(mux)
 	}
 	return mux
 }
