@@ -91,6 +91,13 @@ func (s *Supernode) open(ctx context.Context, hello dragonfly.Hello, seed bool) 
 	if old := s.agents[hello.Agent]; old != nil {
 		s.drop(old, "replaced")
 	}
+	for _, addr := range addrs {
+		// A killed process that another one follows at its data port would keep
+		// slots of its parents until it leaves the books for its silence.
+		if old := s.ports[addr]; old != nil && old.waiter == nil && old.welcome.IP == ip && !old.seed {
+			s.drop(old, "another process has its port")
+		}
+	}
 	s.lastPeer++
 	now := time.Now()
 	ss := &session{
@@ -101,6 +108,9 @@ func (s *Supernode) open(ctx context.Context, hello dragonfly.Hello, seed bool) 
 	ss.welcome = dragonfly.Welcome{Session: ss.id, Node: s.cfg.Self, Members: slices.Clone(s.members),
 		Poll: s.cfg.Poll + s.cfg.Poll/10, IP: ip}
 	s.sessions[ss.id], s.agents[hello.Agent], s.peers[ss.peer] = ss, ss, ss
+	for _, addr := range addrs {
+		s.ports[addr] = ss
+	}
 	s.step(sched.Event{Kind: sched.PeerJoined, Peer: ss.peer, Where: ss.where, Up: hello.Host.Uploads,
 		Serves: len(addrs) > 0, Seed: seed})
 	if seed {
@@ -184,6 +194,11 @@ func (s *Supernode) drop(ss *session, reason string) {
 		delete(s.agents, ss.hello.Agent)
 	}
 	delete(s.peers, ss.peer)
+	for _, addr := range ss.addrs {
+		if s.ports[addr] == ss {
+			delete(s.ports, addr)
+		}
+	}
 	if s.seedPeer == ss {
 		s.seedPeer = nil
 	}

@@ -4,6 +4,7 @@ package supernode
 
 import (
 	"context"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -483,6 +484,36 @@ func TestMembers(t *testing.T) {
 	})
 }
 
+// TestKilledPeerMakesWay: a process that was killed, which shows when its sync
+// breaks, is forgotten when another one comes with its data port; one that
+// still listens is not.
+func TestKilledPeerMakesWay(t *testing.T) {
+	inTime(t, nil, func(w *world) {
+		sessions := func() int { return len(w.sn.Peers()) - 1 } // without the seed
+		killed := w.peer()
+		next := func(agent string) *peer {
+			ctx, h := hello(killed.host)
+			h.Agent = strings.Repeat(agent, 32)
+			s, err := w.sn.Open(ctx, h)
+			if err != nil {
+				w.Fatal(err)
+			}
+			return &peer{world: w, Session: s, host: killed.host}
+		}
+		heir := next("b")
+		if sessions() != 1 {
+			w.Errorf("%d sessions, want the newer alone", sessions())
+		}
+		if waiting := heir.later(heir.report()); waiting.over() {
+			w.Errorf("the newer one does not wait: %v", waiting.err)
+		}
+		next("c")
+		if sessions() != 2 {
+			w.Errorf("%d sessions: one that listens was forgotten", sessions())
+		}
+	})
+}
+
 // TestHostDecidesWhoIsDifferent: the address that was accepted, not the name
 // that a peer gives itself.
 func TestHostDecidesWhoIsDifferent(t *testing.T) {
@@ -490,6 +521,7 @@ func TestHostDecidesWhoIsDifferent(t *testing.T) {
 		ctx, h := hello(20)
 		for _, name := range []string{"first", "second"} {
 			h.Host.Name = name
+			h.Addrs = []netip.AddrPort{netip.AddrPortFrom(h.Addrs[0].Addr(), h.Addrs[0].Port()+1)}
 			h.Agent = strings.Repeat(name[:1], 32)
 			h.Agent = strings.NewReplacer("f", "a", "s", "b").Replace(h.Agent)
 			if _, err := w.sn.Open(ctx, h); err != nil {

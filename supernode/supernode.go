@@ -126,6 +126,7 @@ type books struct {
 	sessions  map[dragonfly.SessionID]*session
 	agents    map[string]*session
 	peers     map[sched.Peer]*session
+	ports     map[netip.AddrPort]*session // the newest with this address of a data port
 	seedPeer  *session
 	tasks     map[dragonfly.TaskID]*task
 	versions  map[sched.Task]*version
@@ -161,6 +162,7 @@ func New(cfg Config, seed Seed) *Supernode {
 			sessions: map[dragonfly.SessionID]*session{},
 			agents:   map[string]*session{},
 			peers:    map[sched.Peer]*session{},
+			ports:    map[netip.AddrPort]*session{},
 			tasks:    map[dragonfly.TaskID]*task{},
 			versions: map[sched.Task]*version{},
 		},
