@@ -260,6 +260,7 @@ func golden(t *testing.T, name string) {
 	}
 }
 
+// The rules of the FAQ, each with a story that quotes it.
 func TestFAQNearestDistance(t *testing.T)   { golden(t, "nearest-distance") }
 func TestFAQRarestFirst(t *testing.T)       { golden(t, "rarest-first") }
 func TestFAQLocalBlacklist(t *testing.T)    { golden(t, "local-blacklist") }
@@ -267,11 +268,14 @@ func TestFAQGlobalBlacklist(t *testing.T)   { golden(t, "global-blacklist") }
 func TestFAQSelfIsolation(t *testing.T)     { golden(t, "self-isolation") }
 func TestFAQPeerLoadBalancing(t *testing.T) { golden(t, "load-balancing") }
 func TestFAQFourPiecesInWork(t *testing.T)  { golden(t, "four-in-work") }
+
+// What else the scheduler promises.
 func TestLonePeerReadsInOrder(t *testing.T) { golden(t, "lone-peer-sequential") }
 func TestTwoPeersExchange(t *testing.T)     { golden(t, "two-peers-exchange") }
 func TestLiarAtTheHead(t *testing.T)        { golden(t, "liar-at-the-head") }
 func TestLiarInTheMiddle(t *testing.T)      { golden(t, "liar-in-the-middle") }
 func TestLiarAtTheLeaf(t *testing.T)        { golden(t, "liar-at-the-leaf") }
+func TestCopyGoneBad(t *testing.T)          { golden(t, "copy-gone-bad") }
 func TestFalseAccuser(t *testing.T)         { golden(t, "false-accuser") }
 func TestParentKilledBeforeVerdict(t *testing.T) {
 	golden(t, "parent-killed-between-stream-and-verdict")
