@@ -42,6 +42,7 @@ func (a *Agent) run(ctx context.Context, c *conn, job Job) {
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer c.u.CloseRead() // whatever happens, nobody waits for the client's word any more
 	placed := make(chan *Placed, 1)
 	wg.Go(func() { // hears the client's last word, or that it has gone
 		var last order
@@ -61,7 +62,6 @@ func (a *Agent) run(ctx context.Context, c *conn, job Job) {
 	if err := context.Cause(ctx); errors.Is(err, errRetired) {
 		out.finish(news{Retired: true}, nil)
 		record.moved()
-		c.u.CloseRead() // the client has nothing more to say
 		return
 	}
 	out.finish(news{Result: &result, Content: content != nil}, content)
@@ -140,8 +140,14 @@ func stream(ctx context.Context, d Download, out *outbox) error {
 	}
 	out.attach(news{Stream: true}, r)
 	content, err := d.Reader(ctx, 0)
+	if content == nil && err == nil { // it was finished in this moment: now it is there
+		content, err = d.Reader(ctx, 0)
+	}
 	if err != nil {
 		return err
+	}
+	if content == nil {
+		return &dragonfly.Error{Kind: dragonfly.Internal, Message: "the finished content cannot be read: try again"}
 	}
 	defer context.AfterFunc(ctx, func() { w.Close() })()
 	_, err = io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{content}, make([]byte, 256<<10))

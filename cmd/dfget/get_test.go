@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -68,7 +69,7 @@ func TestLinesOfV1(t *testing.T) {
 			`download FAIL\(1104\) cost:COST length:1000 reason:100 error:\{"Code":1104,"Msg":".*md5.*"\}`}},
 	} {
 		t.Run(v.name, func(t *testing.T) {
-			o.status = v.origin
+			o.status.Store(int64(v.origin))
 			out := h.path("file")
 			defer os.Remove(out)
 			got := h.get(append([]string{"-u", o.URL + "/dir/file", "-o", out}, v.args...)...)
@@ -244,7 +245,7 @@ func TestJSON(t *testing.T) {
 	for _, fails := range []bool{false, true} {
 		want := outcome{Event: "result", Success: true, URL: o.URL + "/f", Output: h.path("out"), Length: 1000, Reason: 100, FromSource: 1000}
 		if fails {
-			o.status = 404
+			o.status.Store(404)
 			want = outcome{Event: "result", Status: 80, URL: o.URL + "/f", Output: h.path("out"), Length: -1, Reason: 100, Kind: "not-found"}
 		}
 		got := h.get("--json", "-p", "source", "-i", fmt.Sprint(fails), "-o", want.Output, o.URL+"/f")
@@ -303,14 +304,14 @@ func TestDevice(t *testing.T) {
 		t.Errorf("/dev/full: exit status %d: %s", got.status, got.out)
 	}
 	contains(t, "stdout", got.out, "write the output", "no space left on device")
-	pipe := h.path("pipe")
-	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+	pipe, unread := h.path("pipe"), h.path("unread")
+	if err := errors.Join(syscall.Mkfifo(pipe, 0o600), syscall.Mkfifo(unread, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	// Nobody reads from the pipe: the user can still end it.
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(interrupted{syscall.SIGINT})
-	if got := h.dfgetUntil(ctx, "--home", h.home, "-p", "source", "-o", pipe, "-u", o.URL+"/f"); got.status != 130 {
+	if got := h.dfgetUntil(ctx, "--home", h.home, "-p", "source", "-o", unread, "-u", o.URL+"/f"); got.status != 130 {
 		t.Errorf("exit status %d: %s", got.status, got.out)
 	}
 	read := make(chan []byte)
@@ -338,10 +339,10 @@ func TestInterrupted(t *testing.T) {
 		t.Fatal(err)
 	}
 	for signal, status := range map[syscall.Signal]int{syscall.SIGINT: 130, syscall.SIGTERM: 143} {
-		o.hold, o.reached = make(chan struct{}), make(chan struct{})
+		held := o.hold()
 		ctx, cancel := context.WithCancelCause(t.Context())
 		go func() {
-			<-o.reached
+			<-held.reached
 			cancel(interrupted{signal})
 		}()
 		got := h.dfgetUntil(ctx, "--home", h.home, "-s", "0", "-p", "source", "-i", fmt.Sprint(status), "-o", h.path("out/f"), "-u", o.URL+"/f")
@@ -349,7 +350,7 @@ func TestInterrupted(t *testing.T) {
 			t.Errorf("exit status %d: %s", got.status, got.out)
 		}
 		only(t, h.path("out"))
-		close(o.hold)
+		close(held.open)
 	}
 }
 
@@ -375,15 +376,15 @@ func TestProcess(t *testing.T) {
 	if err != nil || !regexp.MustCompile(`^\{"servicePort":\d+\}$`).Match(meta) {
 		t.Errorf("host.meta %s, %v", meta, err)
 	}
-	o.hold = make(chan struct{})
-	defer close(o.hold)
+	held := o.hold()
+	defer close(held.open)
 	cmd := command("-u", o.URL+"/g", "-o", h.path("second"))
 	var out strings.Builder
 	cmd.Stdout = &out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	<-o.reached
+	<-held.reached
 	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
@@ -408,12 +409,12 @@ func TestTargetIsReplaced(t *testing.T) {
 	if err := os.WriteFile(out, []byte("old"), 0o640); err != nil {
 		t.Fatal(err)
 	}
-	o.status = http.StatusInternalServerError
+	o.status.Store(http.StatusInternalServerError)
 	if got := h.get("-p", "source", "-i", "x", "-o", out, "-u", o.URL+"/f"); got.status != 80 {
 		t.Errorf("exit status %d: %s", got.status, got.out)
 	}
 	h.isContent(out, []byte("old"))
-	o.status = 0
+	o.status.Store(0)
 	if got := h.get("-p", "source", "-i", "x", "-o", out, "-u", o.URL+"/f"); got.status != 0 {
 		t.Errorf("exit status %d: %s", got.status, got.out)
 	}

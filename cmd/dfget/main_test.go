@@ -245,10 +245,22 @@ type origin struct {
 	*httptest.Server
 	content []byte
 	asked   atomic.Int64
-	status  int                         // answered instead of the content
-	hold    chan struct{}               // if set, the second half waits for its close
-	reached chan struct{}               // closed when somebody waits for it
 	header  atomic.Pointer[http.Header] // of the last request
+	status  atomic.Int64                // answered instead of the content
+	held    atomic.Pointer[gate]        // if set, the second half waits
+}
+
+// gate is what a body waits for in the middle.
+type gate struct {
+	open    chan struct{}
+	reached chan struct{} // closed when somebody waits
+}
+
+// hold makes bodies wait in the middle until open is closed.
+func (o *origin) hold() *gate {
+	g := &gate{make(chan struct{}), make(chan struct{})}
+	o.held.Store(g)
+	return g
 }
 
 func bytesOf(n int) []byte {
@@ -261,7 +273,7 @@ func bytesOf(n int) []byte {
 
 func newOrigin(t *testing.T, size int) *origin {
 	t.Helper()
-	o := &origin{content: bytesOf(size), reached: make(chan struct{})}
+	o := &origin{content: bytesOf(size)}
 	o.Server = httptest.NewServer(o)
 	t.Cleanup(o.Close)
 	return o
@@ -271,11 +283,12 @@ func (o *origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	o.asked.Add(1)
 	header := r.Header.Clone()
 	o.header.Store(&header)
-	if o.status != 0 {
-		w.WriteHeader(o.status)
+	if status := int(o.status.Load()); status != 0 {
+		w.WriteHeader(status)
 		return
 	}
-	if o.hold == nil {
+	g := o.held.Load()
+	if g == nil {
 		w.Header().Set("ETag", `"1"`)
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(o.content))
 		return
@@ -285,12 +298,12 @@ func (o *origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(o.content[:half])
 	_ = http.NewResponseController(w).Flush()
 	select {
-	case <-o.reached:
+	case <-g.reached:
 	default:
-		close(o.reached)
+		close(g.reached)
 	}
 	select {
-	case <-o.hold:
+	case <-g.open:
 		_, _ = w.Write(o.content[half:])
 	case <-r.Context().Done():
 	}

@@ -186,19 +186,19 @@ func barText(p peer.Progress, rate float64, wide int) string {
 		}
 	}
 	if all := p.FromPeers + p.FromSeed + p.FromSource; all > 0 {
-		share = fmt.Sprintf("%d%% from peers", p.FromPeers*100/all)
+		share = fmt.Sprintf(", %d%% from peers", p.FromPeers*100/all)
 	}
 	speed := bytesText(rate) + "/s"
 
-	// In the order of their importance; each with the blank before it.
+	// In the order of their importance, each with the blank before it.
 	used := 0
 	for _, part := range []*string{&percent, &speed, &left, &amount, &share} {
 		if *part == "" {
 			continue
 		}
-		need := len(*part) + 1
-		if used == 0 {
-			need--
+		need := len(*part)
+		if used > 0 && part != &share {
+			need++
 		}
 		if used+need > room {
 			*part = ""
@@ -212,12 +212,12 @@ func barText(p peer.Progress, rate float64, wide int) string {
 		bar = "[" + strings.Repeat("=", full) + strings.Repeat(" ", wide-full) + "]"
 	}
 	var shown []string
-	for _, part := range []string{percent, bar, amount, speed, left, share} {
+	for _, part := range []string{percent, bar, amount, speed, left} {
 		if part != "" {
 			shown = append(shown, part)
 		}
 	}
-	return strings.Join(shown, " ")
+	return strings.Join(shown, " ") + share
 }
 
 // leftText is a time in seconds as a user counts it.

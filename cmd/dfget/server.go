@@ -254,7 +254,12 @@ func (s *server) serve(ctx context.Context, place agent.Place, contents *store.S
 		return data.Close()
 	})
 	work.Go(func() error { sweep(ctx, engine, contents, s.o.ExpireTime, log); return nil })
-	work.Go(func() error { return contents.Scrub(ctx) })
+	work.Go(func() error {
+		if err := contents.Scrub(ctx); ctx.Err() == nil {
+			return err
+		}
+		return nil // it goes on at the next start
+	})
 
 	log.Info("start peer server success, host:" + l.Addr().(*net.TCPAddr).IP.String() + ", port:" + strconv.Itoa(port))
 	if _, err := fmt.Fprintf(s.std.out, "%s%d\n", readyLine, port); err != nil {
