@@ -12,10 +12,11 @@ import (
 
 // Machine is the scheduler. It is not safe for concurrent use.
 type Machine struct {
-	cfg    Config
-	random *rand.Rand
-	now    Instant
-	names  map[string]int32
+	cfg      Config
+	random   *rand.Rand
+	now      Instant
+	names    map[string]int32 // of hosts, racks and zones
+	lastName int32
 
 	peers    map[Peer]*peer
 	order    []*peer // as they joined

@@ -3,6 +3,7 @@
 package sched
 
 import (
+	"maps"
 	"slices"
 	"time"
 )
@@ -100,6 +101,9 @@ func (p *peer) near() int32 {
 	return p.host
 }
 
+// manyNames is how many names are kept whoever has them.
+const manyNames = 1024
+
 // intern numbers a name; the empty name is 0, which equals nothing.
 func (k *Machine) intern(name string) int32 {
 	if name == "" {
@@ -107,10 +111,27 @@ func (k *Machine) intern(name string) int32 {
 	}
 	n, ok := k.names[name]
 	if !ok {
-		n = int32(len(k.names) + 1)
+		k.lastName++
+		n = k.lastName
 		k.names[name] = n
 	}
 	return n
+}
+
+// forgetNames drops the names that no peer has and no charge stands by. Their
+// numbers are not given again.
+func (k *Machine) forgetNames() {
+	used := map[int32]bool{}
+	for _, p := range k.peers {
+		used[p.host], used[p.rack], used[p.zone] = true, true, true
+		for _, c := range p.conduct.charges {
+			used[c.host] = true
+		}
+		for _, host := range p.conduct.transport {
+			used[host] = true
+		}
+	}
+	maps.DeleteFunc(k.names, func(_ string, n int32) bool { return !used[n] })
 }
 
 func (k *Machine) joined(ev *Event) {
@@ -147,6 +168,9 @@ func (k *Machine) leave(p *peer) {
 	}
 	p.left = true
 	delete(k.peers, p.id)
+	if len(k.names) > manyNames+16*len(k.peers) {
+		k.forgetNames()
+	}
 	k.departed++
 	if k.departed > 32 && k.departed > len(k.order)/2 {
 		k.order = slices.DeleteFunc(k.order, func(p *peer) bool { return p.left })

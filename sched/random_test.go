@@ -3,6 +3,7 @@
 package sched
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -277,5 +278,30 @@ func (c *chaos) calm(t *rapid.T) {
 		if !progress {
 			c.wait(t, time.Second)
 		}
+	}
+}
+
+// TestNamesAreForgotten: hosts, racks and zones that come and go do not fill the
+// memory; a name that is in use, or that a charge stands by, keeps its number.
+func TestNamesAreForgotten(t *testing.T) {
+	m := New(Config{})
+	step := func(ev Event) { m.Step(0, ev, nil) }
+	step(Event{Kind: PeerJoined, Peer: 1, Where: Where{Host: "stays", Rack: "r", Zone: "z"}})
+	step(Event{Kind: PeerJoined, Peer: 2, Where: Where{Host: "accuser"}})
+	m.charge(m.peers[1], m.peers[2])
+	before := []int32{m.names["stays"], m.names["accuser"], m.peers[1].rack, m.peers[1].zone}
+	step(Event{Kind: PeerLeft, Peer: 2})
+	for i := range Peer(20_000) {
+		name := fmt.Sprint(i)
+		step(Event{Kind: PeerJoined, Peer: 3 + i, Where: Where{Host: name, Rack: name, Zone: name}})
+		step(Event{Kind: PeerLeft, Peer: 3 + i})
+	}
+	if n := len(m.names); n > 2*manyNames {
+		t.Errorf("%d names", n)
+	}
+	step(Event{Kind: PeerJoined, Peer: 30_000, Where: Where{Host: "accuser", Rack: "r", Zone: "z"}})
+	after := []int32{m.names["stays"], m.peers[30_000].host, m.peers[30_000].rack, m.peers[30_000].zone}
+	if !slices.Equal(before, after) {
+		t.Errorf("numbers %v, before %v", after, before)
 	}
 }

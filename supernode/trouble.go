@@ -17,6 +17,8 @@ const (
 	// time a longer pause after the one before, until peers are let go.
 	patience = 5
 	maxPause = 16 * time.Second
+	// waits is patience with a source that only asks for time: about 10 min.
+	waits = 40
 	// maxAsked is how many fresh credentials in a row may prove useless.
 	maxAsked = 20
 )
@@ -52,10 +54,10 @@ func (s *Supernode) sourceFailed(v *version, e *dragonfly.Error) {
 	case e.Kind == dragonfly.NoSpace || e.Kind == dragonfly.Internal:
 		s.letGo(v, e)
 	case again: // another piece of the same request
-	case t.failures >= patience:
+	case t.failures >= waits, t.failures >= patience && e.Kind != dragonfly.Throttled:
 		s.letGo(v, e)
 	default:
-		pause := min(time.Second<<t.failures, maxPause)
+		pause := min(time.Second<<min(t.failures, waits/2), maxPause)
 		t.failures++
 		t.retry = now.Add(pause)
 		s.log.Warn("the source failed in mid-task", "task", t.id, "host", t.host, "kind", e.Kind, "status", e.Status, "again", pause)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"dragonfly"
+	"dragonfly/sched"
 )
 
 // with are credentials.
@@ -155,6 +156,37 @@ func TestSourceFailsInMidTask(t *testing.T) {
 			next.finish()
 			if w.asked(o) == asked || next.seen(url).Held != 8 {
 				w.Errorf("asked %d times, holds %d", w.asked(o), next.seen(url).Held)
+			}
+		})
+	}
+}
+
+// TestThrottled: peers wait for a source that asks to be left alone for a while,
+// they are not sent there themselves; but not for ever.
+func TestThrottled(t *testing.T) {
+	for _, ends := range []bool{true, false} {
+		inTime(t, nil, func(w *world) {
+			url, o := w.source("a", 8)
+			o.broken = said(dragonfly.Throttled, 429)
+			p := w.agent(1)
+			p.want(url)
+			w.wait(2 * time.Minute)
+			if d := w.detail(url); d.Waiting != 1 || d.Trouble != dragonfly.Throttled || d.Everyone[1].Waits != sched.WaitClosed {
+				w.Errorf("%+v", d)
+			}
+			if ends {
+				w.change(o, func(o *origin) { o.broken = nil })
+				w.wait(time.Minute)
+				if !p.has(url) {
+					w.Errorf("%+v", w.detail(url))
+				}
+				return
+			}
+			w.wait(15 * time.Minute)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if got := p.over[taskOf(url)]; got != said(dragonfly.Throttled, 429).Message {
+				w.Errorf("let go with %q", got)
 			}
 		})
 	}
