@@ -127,6 +127,10 @@ func (s *server) run(ctx context.Context) (err error) {
 	}
 	log := logfile.New(ownLog, level, logfile.Sign(os.Getpid(), time.Now()))
 
+	// v1's first lines (v1-protocol 9).
+	log.Info("********************")
+	log.Info("start peer server...")
+
 	place, err := s.std.place(home)
 	if err != nil {
 		return err
@@ -261,7 +265,12 @@ func (s *server) serve(ctx context.Context, place agent.Place, contents *store.S
 		return nil // it goes on at the next start
 	})
 
-	log.Info("start peer server success, host:" + l.Addr().(*net.TCPAddr).IP.String() + ", port:" + strconv.Itoa(port))
+	ip := l.Addr().(*net.TCPAddr).IP
+	if ip.IsUnspecified() {
+		ip = net.IPv4zero // "host:::, port" would be hard to read
+	}
+	log.Info("start peer server success, host:" + ip.String() + ", port:" + strconv.Itoa(port))
+	log.Info("start server gc, expireTime:" + s.o.ExpireTime.String())
 	if _, err := fmt.Fprintf(s.std.out, "%s%d\n", readyLine, port); err != nil {
 		log.Debug("nobody reads the ready line", "err", err)
 	}
