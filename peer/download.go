@@ -123,14 +123,12 @@ func (e *Engine) Start(ctx context.Context, job Job) (*Download, error) {
 	t.job = job.ID
 	if first {
 		t.req, t.serves = job.Request, job.Pattern == PatternP2P
-		t.limiter = NewLimiter(job.Limit)
 		for i := range t.bytes {
 			t.bytes[i].Store(0)
 		}
 		t.limited.Store(false)
-	} else if job.Limit == 0 {
-		t.limiter = nil
 	}
+	t.relimit()
 	t.mu.Unlock()
 	e.wg.Go(func() {
 		defer working()
@@ -142,6 +140,20 @@ func (e *Engine) Start(ctx context.Context, job Job) (*Download, error) {
 	return d, nil
 }
 
+// relimit makes the loosest limit of the present jobs that of the task. t.mu is
+// held.
+func (t *task) relimit() {
+	var loosest dragonfly.Rate
+	for d := range t.downloads {
+		if d.job.Limit == 0 {
+			loosest = 0
+			break
+		}
+		loosest = max(loosest, d.job.Limit)
+	}
+	SetRate(t.limiter, loosest)
+}
+
 var errStopped = &dragonfly.Error{Kind: dragonfly.Canceled, Message: "the download was cancelled"}
 
 // left takes an ended download out of its task; the last one stops it.
@@ -149,6 +161,7 @@ func (d *Download) left() {
 	t := d.t
 	t.mu.Lock()
 	delete(t.downloads, d)
+	t.relimit()
 	last, n, h := len(t.downloads) == 0, t.node, t.h
 	t.mu.Unlock()
 	if last && n != nil && h != nil && !h.complete() {
@@ -601,7 +614,7 @@ func (d *Download) Reader(ctx context.Context, from int64) (io.Reader, error) {
 	for {
 		changed := d.t.change()
 		if h := d.t.holding(); h != nil {
-			return &reader{ctx: ctx, h: h, off: from, end: from}, nil
+			return &reader{ctx: ctx, h: h, d: d, off: from, end: from}, nil
 		}
 		select {
 		case <-changed:

@@ -349,8 +349,9 @@ func (h *holding) ready(ctx context.Context, off int64) (end int64, err error) {
 }
 
 // verified waits until the piece that holds off is held and says how far the
-// held bytes go from there.
-func (h *holding) verified(ctx context.Context, off int64) (end int64, err error) {
+// held bytes go from there. It waits no longer than over is open, nil for ever,
+// and then says that they end at off.
+func (h *holding) verified(ctx context.Context, off int64, over <-chan struct{}) (end int64, err error) {
 	for {
 		h.mu.Lock()
 		end = off
@@ -373,6 +374,8 @@ func (h *holding) verified(ctx context.Context, off int64) (end int64, err error
 		h.mu.Unlock()
 		select {
 		case <-grown:
+		case <-over:
+			return off, nil
 		case <-ctx.Done():
 			return 0, context.Cause(ctx)
 		}

@@ -13,20 +13,16 @@ import (
 type reader struct {
 	ctx context.Context
 	h   *holding
+	d   *Download // whose end is the reader's, unless it succeeds; nil: none
 	off int64
 	end int64 // verified up to here
 }
 
 func (r *reader) Read(p []byte) (int, error) {
 	if r.off >= r.end {
-		end, err := r.h.verified(r.ctx, r.off)
-		if err != nil {
+		if err := r.advance(); err != nil {
 			return 0, err
 		}
-		if end <= r.off {
-			return 0, io.EOF
-		}
-		r.end = end
 	}
 	n, err := r.h.content.File().ReadAt(p[:min(int64(len(p)), r.end-r.off)], r.off)
 	r.off += int64(n)
@@ -34,6 +30,27 @@ func (r *reader) Read(p []byte) (int, error) {
 		err = nil
 	}
 	return n, err
+}
+
+// advance waits for more verified bytes. The end of the content is the reader's
+// only when the download has succeeded, its digest included.
+func (r *reader) advance() (err error) {
+	var over <-chan struct{}
+	if r.d != nil {
+		over = r.d.done
+	}
+	if r.end, err = r.h.verified(r.ctx, r.off, over); err != nil || r.end > r.off {
+		return err
+	}
+	if over != nil {
+		if err := r.d.Wait(r.ctx); err != nil {
+			return err
+		}
+		if r.end, err = r.h.verified(r.ctx, r.off, nil); err != nil || r.end > r.off {
+			return err
+		}
+	}
+	return io.EOF
 }
 
 // check hashes the whole content along its verified prefix and compares it

@@ -33,7 +33,7 @@ func (w *world) fetchedOnce(before, after peer.Progress, inWork int64) {
 }
 
 func TestResumeAfterClose(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		w.net.limit(nodeA, 4*mib)
 		m := w.host("10.0.1.1")
@@ -50,7 +50,7 @@ func TestResumeAfterClose(t *testing.T) {
 }
 
 func TestResumeAfterKill(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		w.net.limit(nodeA, 4*mib)
 		m := w.host("10.0.1.1")
@@ -63,7 +63,7 @@ func TestResumeAfterKill(t *testing.T) {
 }
 
 func TestResumeFromSourceAfterKill(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		w.net.limit(originHost, 4*mib)
 		m := w.host("10.0.1.1")
 		d := m.start(job())
@@ -75,7 +75,7 @@ func TestResumeFromSourceAfterKill(t *testing.T) {
 }
 
 func TestSeedResumesAfterKill(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		w.net.limit(originHost, 4*mib)
 		m := w.host("10.0.1.1")
@@ -95,7 +95,7 @@ func TestSeedResumesAfterKill(t *testing.T) {
 }
 
 func TestSupernodeRestartsInMidDownload(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		w.origin.content = random(1, 5*pieceLen)
 		n := w.node(nodeA)
 		w.net.limit(nodeA, 8*mib)
@@ -137,7 +137,7 @@ func (w *world) ranked() (owner, other *node) {
 }
 
 func TestMigrationKeepsAllPieces(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		owner, other := w.ranked()
 		w.net.limit(owner.ip, 4*mib)
 		w.net.limit(originHost, 8*mib)
@@ -163,7 +163,7 @@ func TestMigrationKeepsAllPieces(t *testing.T) {
 }
 
 func TestEachSupernodeIsTriedTwiceThenTheSource(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		owner, other := w.ranked()
 		owner.kill()
 		other.kill()
@@ -183,7 +183,7 @@ func TestEachSupernodeIsTriedTwiceThenTheSource(t *testing.T) {
 }
 
 func TestSourceAfterAllSupernodesAreLostInMidDownload(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		owner, other := w.ranked()
 		w.net.limit(owner.ip, 4*mib)
 		m := w.host("10.0.1.1")
@@ -200,7 +200,7 @@ func TestSourceAfterAllSupernodesAreLostInMidDownload(t *testing.T) {
 }
 
 func TestNoSourceFailsWhenNoSupernodeCanBeUsed(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		n.kill()
 		m := w.host("10.0.1.1")
@@ -226,7 +226,7 @@ func TestSilentSupernodesHoldNobodyUp(t *testing.T) {
 		most  time.Duration
 	}{{"one", 1, time.Second}, {"all", 2, 2 * time.Second}} {
 		t.Run(test.name, func(t *testing.T) {
-			inWorld(t, func(w *world) {
+			inWorld(t, func(t *testing.T, w *world) {
 				nodes := []*node{w.node(nodeA), w.node(nodeB)}[:test.nodes]
 				for _, n := range nodes {
 					n.mute(true)
@@ -245,7 +245,7 @@ func TestSilentSupernodesHoldNobodyUp(t *testing.T) {
 }
 
 func TestSupernodeSilentAfterOpenHoldsNobodyUp(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		m := w.host("10.0.1.1")
 		w.succeed(m.start(job(n)), w.origin.content) // a session stands
@@ -263,7 +263,7 @@ func TestSupernodeSilentAfterOpenHoldsNobodyUp(t *testing.T) {
 }
 
 func TestSilentSupernodeInMidDownload(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		w.net.limit(nodeA, 4*mib)
 		m := w.host("10.0.1.1")
@@ -282,7 +282,7 @@ func TestSilentSupernodeInMidDownload(t *testing.T) {
 // TestBytesOfPeersAreNotTakenForTheSources: what an earlier process got from
 // a rotten parent is not kept when only the source is left to go on with.
 func TestBytesOfPeersAreNotTakenForTheSources(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		w.origin.content = random(1, pieceLen)
 		n := w.node(nodeA)
 		w.net.limit(originHost, 4*mib)

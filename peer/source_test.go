@@ -42,7 +42,7 @@ func TestEveryKindOfOrigin(t *testing.T) {
 		{"empty without validators", func(o *origin) { o.etag, o.content = "", nil }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			inWorld(t, func(w *world) {
+			inWorld(t, func(t *testing.T, w *world) {
 				w.origin.set(test.origin)
 				n := w.node(nodeA)
 				hosts := w.hosts(4)
@@ -60,7 +60,7 @@ func TestEveryKindOfOrigin(t *testing.T) {
 					t.Errorf("the origin sent %d bytes for a content of %d", sent, len(w.origin.content))
 				}
 			})
-			inWorld(t, func(w *world) {
+			inWorld(t, func(t *testing.T, w *world) {
 				w.origin.set(test.origin)
 				w.succeed(w.host("10.0.1.1").start(job()), w.origin.content)
 				if sent := w.origin.Sent(); sent != int64(len(w.origin.content)) {
@@ -85,7 +85,7 @@ func unended(content []byte) func(http.ResponseWriter, *http.Request) bool {
 func TestChunkedBodyWithoutItsEndIsAnError(t *testing.T) {
 	for _, swarm := range []bool{true, false} {
 		t.Run(fmt.Sprint("swarm ", swarm), func(t *testing.T) {
-			inWorld(t, func(w *world) {
+			inWorld(t, func(t *testing.T, w *world) {
 				w.origin.handle = unended(w.origin.content)
 				j := job()
 				if swarm {
@@ -116,7 +116,7 @@ func TestSourceErrors(t *testing.T) {
 	} {
 		for _, swarm := range []bool{true, false} {
 			t.Run(fmt.Sprint(test.status, " swarm ", swarm), func(t *testing.T) {
-				inWorld(t, func(w *world) {
+				inWorld(t, func(t *testing.T, w *world) {
 					w.origin.handle = func(w http.ResponseWriter, _ *http.Request) bool {
 						w.WriteHeader(test.status)
 						return true
@@ -142,7 +142,7 @@ func TestSourceErrors(t *testing.T) {
 func TestSourceThatCannotBeReached(t *testing.T) {
 	for _, swarm := range []bool{true, false} {
 		t.Run(fmt.Sprint("swarm ", swarm), func(t *testing.T) {
-			inWorld(t, func(w *world) {
+			inWorld(t, func(t *testing.T, w *world) {
 				j := job()
 				if swarm {
 					j = job(w.node(nodeA))
@@ -157,7 +157,7 @@ func TestSourceThatCannotBeReached(t *testing.T) {
 }
 
 func TestSourceThatNeverAnswers(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		w.net.freeze(originHost, true)
 		began := time.Now()
 		if err := w.wait(w.host("10.0.1.1").start(job())); dragonfly.KindOf(err) != dragonfly.SourceFailed {
@@ -174,7 +174,7 @@ func TestSourceThatNeverAnswers(t *testing.T) {
 func TestSourceThatBreaksOffIsAskedForTheRest(t *testing.T) {
 	for _, swarm := range []bool{true, false} {
 		t.Run(fmt.Sprint("swarm ", swarm), func(t *testing.T) {
-			inWorld(t, func(w *world) {
+			inWorld(t, func(t *testing.T, w *world) {
 				w.origin.cutAfter = 3 * mib
 				j := job()
 				if swarm {
@@ -192,7 +192,7 @@ func TestSourceThatBreaksOffIsAskedForTheRest(t *testing.T) {
 }
 
 func TestSourceIsAskedAgainAfterPauses(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		var times []time.Time
 		w.origin.handle = func(rw http.ResponseWriter, r *http.Request) bool {
 			w.origin.set(func(*origin) { times = append(times, time.Now()) })
@@ -224,7 +224,7 @@ func TestSourceIsAskedAgainAfterPauses(t *testing.T) {
 
 // TestThrottledSourceIsLeftAlone: Retry-After is heeded.
 func TestThrottledSourceIsLeftAlone(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		w.origin.cutAfter = mib
 		var refused, again time.Time
 		w.origin.handle = func(rw http.ResponseWriter, r *http.Request) bool {
@@ -247,7 +247,7 @@ func TestThrottledSourceIsLeftAlone(t *testing.T) {
 }
 
 func TestNoSupernodeMeansTheSource(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		var watch watcher
 		j := job()
 		j.Observe = &watch
@@ -260,7 +260,7 @@ func TestNoSupernodeMeansTheSource(t *testing.T) {
 }
 
 func TestPatternSourceReadsTheSource(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		j := job(w.node(nodeA))
 		j.Pattern = peer.PatternSource
 		d := w.host("10.0.1.1").start(j)
@@ -274,7 +274,7 @@ func TestPatternSourceReadsTheSource(t *testing.T) {
 // TestGrantInMidDownload: when the seed cannot go on, the supernode leaves the
 // source to the peer, which keeps what it has.
 func TestGrantInMidDownload(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		w.net.limit(originHost, 4*mib)
 		d := w.host("10.0.1.1").start(job(n))

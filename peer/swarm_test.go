@@ -10,7 +10,7 @@ import (
 )
 
 func TestOnePeerCold(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		m := w.host("10.0.1.1")
 		d := m.start(job(n))
@@ -35,7 +35,7 @@ func TestOnePeerCold(t *testing.T) {
 }
 
 func TestTwentyPeersAtOnce(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		size := int64(len(w.origin.content))
 		var downloads []*peer.Download

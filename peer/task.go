@@ -55,7 +55,8 @@ type flow struct {
 }
 
 func newTask(e *Engine, id dragonfly.TaskID) *task {
-	return &task{e: e, id: id, setup: make(chan struct{}, 1), flows: map[dragonfly.AssignmentID]flow{}, downloads: map[*Download]struct{}{}}
+	return &task{e: e, id: id, setup: make(chan struct{}, 1), flows: map[dragonfly.AssignmentID]flow{}, downloads: map[*Download]struct{}{},
+		limiter: NewLimiter(0)}
 }
 
 func (t *task) request() dragonfly.Request {

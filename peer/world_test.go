@@ -62,7 +62,7 @@ type world struct {
 }
 
 // inWorld runs a test in a world of its own.
-func inWorld(t *testing.T, test func(w *world)) {
+func inWorld(t *testing.T, test func(t *testing.T, w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, dir: t.TempDir(), net: newNetwork(), nodes: map[string]*node{}, log: slog.New(slog.DiscardHandler)}
@@ -70,7 +70,7 @@ func inWorld(t *testing.T, test func(w *world)) {
 			w.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		}
 		w.origin = w.newOrigin()
-		test(w)
+		test(t, w)
 	})
 }
 
@@ -453,6 +453,7 @@ type node struct {
 	silent bool // accepts, never answers
 	halt   func()
 	dir    string
+	quota  dragonfly.Size // of the seed from the next start on
 }
 
 // node starts a supernode.
@@ -472,7 +473,8 @@ func (n *node) start() {
 	n.w.t.Helper()
 	var sn *supernode.Supernode
 	var seed *machine
-	seed = n.w.machine(n.ip, n.dir, options{dial: func(dragonfly.Member) dragonfly.Tracker { return house{sn.SeedTracker(), &seed} }})
+	seed = n.w.machine(n.ip, n.dir, options{quota: n.quota,
+		dial: func(dragonfly.Member) dragonfly.Tracker { return house{sn.SeedTracker(), &seed} }})
 	sn = supernode.New(supernode.Config{Self: n.member, Sched: sched.Config{Seed: 1}, Log: n.w.log.With("node", n.ip)}, own{seed.engine, n.member})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
