@@ -61,10 +61,9 @@ func (s *Supernode) prove(v *version, n dragonfly.PieceNum, d dragonfly.PieceDig
 	m.proven[n] = d
 	claims := m.claims[n]
 	delete(m.claims, n)
-	for _, r := range v.task.registered() {
-		if r.version != v {
-			continue
-		}
+	for _, r := range v.task.those(func(r *registration) bool {
+		return r.version == v && (r.lacks.Has(n) || r.shelved.Has(n))
+	}) {
 		if r.lacks.Has(n) {
 			r.lacks.Remove(n)
 			r.session.push(item{entry: &entryItem{v.task.id, v.id, n, d}})

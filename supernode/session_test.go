@@ -4,6 +4,7 @@ package supernode
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -399,6 +400,89 @@ func TestLimits(t *testing.T) {
 			w.Fatal(err)
 		}
 		w.peerAt(77)
+	})
+}
+
+// TestTasksOfOnePeer: a peer has so many tasks and no more, and so many jobs are
+// remembered of each.
+func TestTasksOfOnePeer(t *testing.T) {
+	inTime(t, nil, func(w *world) {
+		p := w.peer()
+		_, o := w.source("a", 1)
+		for i := range maxTasksOf + 1 {
+			r := p.has(fmt.Sprintf("http://origin.test/%d", i), o, 1)
+			r.Holding = true
+			if _, err := p.Register(w.Context(), r); (err != nil) != (i == maxTasksOf) || err != nil && kindOf(err) != dragonfly.Invalid {
+				w.Fatalf("task %d: %v", i, err)
+			}
+		}
+		q := w.peer()
+		for i := range 2 * maxJobs {
+			r := q.wants("http://origin.test/a")
+			r.Job = dragonfly.JobID(fmt.Sprint(i))
+			q.register(r)
+		}
+		if reg := w.sn.agents[fmt.Sprintf("%032x", q.host)].regs[taskOf("http://origin.test/a")]; len(reg.jobs) != maxJobs || reg.job() != dragonfly.JobID(fmt.Sprint(2*maxJobs-1)) {
+			w.Errorf("%d jobs, the newest %s", len(reg.jobs), reg.job())
+		}
+	})
+}
+
+// TestPeerThatCannotServe: one without addresses, and one that does not want to,
+// are nobody's parents.
+func TestPeerThatCannotServe(t *testing.T) {
+	inTime(t, nil, func(w *world) {
+		url, o := w.source("a", 1)
+		o.held = true
+		ctx, h := hello(30)
+		h.Addrs = nil
+		s, err := w.sn.Open(ctx, h)
+		if err != nil {
+			w.Fatal(err)
+		}
+		deaf, shy := &peer{world: w, Session: s, host: 30}, w.peer()
+		deaf.register(deaf.has(url, o, 1))
+		r := shy.has(url, o, 1)
+		r.Serve = false // v1's pattern cdn
+		shy.register(r)
+		child := w.peer()
+		child.register(child.wants(url))
+		if work := child.sync(); len(work.Assignments) != 1 || work.Assignments[0].Parent.Kind != dragonfly.ParentSeed {
+			w.Errorf("%+v", work)
+		}
+	})
+}
+
+// TestParentsInLogs: the name of a parent is what v1's logs show (FAQ: how to
+// check if block piece is distributed among dfgets nodes).
+func TestParentsInLogs(t *testing.T) {
+	inTime(t, nil, func(w *world) {
+		url, o := w.source("a", 1)
+		o.held = true
+		a, b := w.peer(), w.peer()
+		a.register(a.wants(url))
+		work := a.sync()
+		if got, want := work.Assignments[0].Parent.CID, "cdnnode:10.0.0.100~"+taskOf(url).String(); got != want {
+			w.Errorf("the seed is %s, want %s", got, want)
+		}
+		a.later(a.report(about(dragonfly.EventVerified, work.Assignments[0])))
+		b.register(b.wants(url))
+		if got := b.sync().Assignments[0].Parent; got.CID != string(a.job()) || got.Session != a.Welcome().Session {
+			w.Errorf("%+v", got)
+		}
+		other, o := w.source("b", 1)
+		o.pace = time.Minute
+		b.register(b.wants(other))
+		w.seed.agent.die()
+		ctx, h := hello(101)
+		s, err := w.sn.SeedTracker().Open(ctx, h)
+		if err != nil {
+			w.Fatal(err)
+		}
+		seed := &peer{world: w, Session: s, host: 101}
+		if got := seed.sync().Assignments[0].Parent; got.Kind != dragonfly.ParentSource || got.CID != "source:origin.test" {
+			w.Errorf("%+v", got)
+		}
 	})
 }
 

@@ -280,3 +280,41 @@ func (c *chaos) booksAreTrue(url string) {
 		}
 	}
 }
+
+// TestSourceIsReadOnce: whatever peers do, the source sends each byte once, and
+// the seed's uplink not many times more.
+func TestSourceIsReadOnce(t *testing.T) {
+	inTime(t, nil, func(w *world) {
+		url, o := w.source("a", 40)
+		o.pace, o.latency = 50*time.Millisecond, time.Second
+		var all []*agent
+		for i := range uint64(60) {
+			a := w.agent(i)
+			a.mu.Lock()
+			a.fails = 3
+			a.mu.Unlock()
+			a.want(url)
+			all = append(all, a)
+			w.wait(time.Duration(i%7) * 10 * time.Millisecond)
+		}
+		for _, a := range all[:10] { // in the middle
+			a.die()
+		}
+		w.wait(30 * time.Second)
+		for _, a := range all[10:] {
+			if !a.has(url) {
+				w.Errorf("host%d holds %d pieces", a.host, a.holds(taskOf(url), o.version).Count())
+			}
+		}
+		if n, most := w.reads(o); n != 40 || most != 1 {
+			w.Errorf("%d pieces read, one %d times", n, most)
+		}
+		size := 40.0 * block
+		if got := w.number(`dragonfly_supernode_origin_bytes_total`); got != size {
+			w.Errorf("%g bytes from the source of %g", got, size)
+		}
+		if got := w.number(`dragonfly_supernode_bytes_total{from="seed"}`); got > 3*size {
+			w.Errorf("the seed sent %.1f times the content", got/size)
+		}
+	})
+}

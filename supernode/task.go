@@ -169,9 +169,16 @@ func (r *registration) waits() bool { return r.wants && !r.complete() }
 // registered are the registrations of a task in the order of their peers, so
 // that the scheduler hears of them in the same order every time.
 func (t *task) registered() []*registration {
-	out := make([]*registration, 0, len(t.regs))
+	return t.those(func(*registration) bool { return true })
+}
+
+// those are the registrations that pass, in the order of their peers. Of many
+// few pass as a rule: the others are not sorted.
+func (t *task) those(pass func(*registration) bool) (out []*registration) {
 	for _, r := range t.regs {
-		out = append(out, r)
+		if pass(r) {
+			out = append(out, r)
+		}
 	}
 	slices.SortFunc(out, func(a, b *registration) int { return cmp.Compare(a.session.peer, b.session.peer) })
 	return out
@@ -179,9 +186,7 @@ func (t *task) registered() []*registration {
 
 // waiting are the peers that still miss something of a version.
 func (t *task) waiting(v *version) []*registration {
-	return slices.DeleteFunc(t.registered(), func(r *registration) bool {
-		return r.session.seed || r.version != v || !r.waits()
-	})
+	return t.those(func(r *registration) bool { return !r.session.seed && r.version == v && r.waits() })
 }
 
 // on finds a peer's registration for a version.

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -487,6 +488,16 @@ func (w *world) metric(series string) string {
 		}
 	}
 	return ""
+}
+
+// number is a metric that must be there.
+func (w *world) number(series string) float64 {
+	w.Helper()
+	n, err := strconv.ParseFloat(w.metric(series), 64)
+	if err != nil {
+		w.Errorf("%s: %v", series, err)
+	}
+	return n
 }
 
 // same compares what has fields of its own.
