@@ -26,6 +26,8 @@ type Options struct {
 	Engine Engine
 	// Alive is how long the agent stays with nothing to do; 0: for ever.
 	Alive time.Duration
+	// Expire is how long a content stays that nobody uses, for the log.
+	Expire time.Duration
 	// IP is this host's address in job names, "" to find out per job; Port is
 	// that of the data port.
 	IP   string

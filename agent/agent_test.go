@@ -37,7 +37,7 @@ func testJob(url string) Job {
 		panic(err)
 	}
 	return Job{Sign: testSign, Request: dragonfly.Request{URL: url}, Pattern: peer.PatternP2P, Nodes: []dragonfly.Member{node},
-		Argv: []string{"dfget", "-u", url}, Config: []byte(`{"url":"` + url + `"}`), Target: "/out/a.bin"}
+		Argv: []string{"dfget", "-u", url}, Config: []byte(`{"url":"` + url + `"}`), Target: "/out/a.bin", TempTarget: "/out/dfget-x.tmp-1"}
 }
 
 func content(n int) []byte {
@@ -121,14 +121,14 @@ func TestJob(t *testing.T) {
 		`get cmd params:["dfget" "-u" "` + testURL + `"]`,
 		`get init config:{"url":"` + testURL + `"}`,
 		`target file path:/out/a.bin`,
-		`runtimeVariable: {"MetaPath":"/home/h/meta/host.meta","DataDir":"/home/h/data","RealTarget":"/out/a.bin","TargetDir":"/out","StreamMode":false,"Cid":"127.0.0.9-` + testSign + `","TaskURL":"` + testURL + `","TaskFileName":"a.bin-` + testSign + `","LocalIP":"127.0.0.9","PeerPort":20001}`,
+		`runtimeVariable: {"MetaPath":"/home/h/meta/host.meta","SystemDataDir":"/home/h/data","DataDir":"/home/h/data","RealTarget":"/out/a.bin","StreamMode":false,"TargetDir":"/out","TempTarget":"/out/dfget-x.tmp-1","Cid":"127.0.0.9-` + testSign + `","TaskURL":"` + testURL + `","TaskFileName":"a.bin-` + testSign + `","LocalIP":"127.0.0.9","PeerPort":20001,"FileLength":-1,"DataExpireTime":180000000000,"ServerAliveTime":300000000000}`,
 		`use peer server on port:20001`,
 		`do register to one of config:[127.0.0.1:20002=1]`,
 		`do register to 127.0.0.1:20002, res:` + res + ` error:<nil>`,
 		`do register result:` + res + ` and cost:0.007s`,
 		line("", "", 502, 700, 0, 0),
 		line("cdnnode:127.0.0.1~"+task, "8388608-12582911", 503, 701, 4194304, 2),
-		"ERRO" + `failed to read piece cont(0-4194303) from dst:127.0.0.2:20001: reset: broken`,
+		"ERRO" + `failed to read piece cont(0-4194303) from dst:127.0.0.2:20001, wait 0 ms: reset: broken`,
 		line("127.0.0.2-1-1.000", "0-4194303", 500, 701, 4194304, 0),
 		line("cdnnode:127.0.0.1~"+task, "0-4194303", 503, 701, 4194304, 0),
 		line("source:127.0.0.1:1", "4194304-8388607", 503, 701, 4194304, 1),
@@ -144,6 +144,33 @@ func TestJob(t *testing.T) {
 	}
 	if diff := cmp.Diff(wantLog, messages(t, a.log.String())); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestNamesInPieceLines: the supernode as the FAQ's log shows it, and a parent
+// that is never nobody.
+func TestNamesInPieceLines(t *testing.T) {
+	for addr, want := range map[string]string{"127.0.0.1:8002": "127.0.0.1", "sn.example:8002": "sn.example", "127.0.0.1:20002": "127.0.0.1:20002", "[fd00::1]:8002": "fd00::1"} {
+		if got := superNode(addr); got != want {
+			t.Errorf("%s: %s, want %s", addr, got, want)
+		}
+	}
+	r := &record{job: testJob("http://user:pw@o.example:81/f")}
+	task := r.job.Request.TaskID()
+	for _, v := range []struct {
+		parent dragonfly.Parent
+		want   string
+	}{
+		{dragonfly.Parent{Kind: dragonfly.ParentPeer, CID: "127.0.0.2-1-1.000"}, "127.0.0.2-1-1.000"},
+		{dragonfly.Parent{Kind: dragonfly.ParentSeed}, "cdnnode:10.0.0.1~" + task.String()},
+		{dragonfly.Parent{Kind: dragonfly.ParentSource}, "source:o.example:81"},
+		{dragonfly.Parent{Kind: dragonfly.ParentPeer, Addrs: []netip.AddrPort{netip.MustParseAddrPort("10.0.0.2:20001")}}, "10.0.0.2:20001"},
+		{dragonfly.Parent{Kind: dragonfly.ParentPeer}, "peer"},
+		{dragonfly.Parent{}, "unknown"},
+	} {
+		if got := r.dstCid(dragonfly.Assignment{Task: task, Parent: v.parent}, "10.0.0.1:8002"); got != v.want {
+			t.Errorf("%+v: %s, want %s", v.parent, got, v.want)
+		}
 	}
 }
 
@@ -385,6 +412,7 @@ func TestLimits(t *testing.T) {
 			t.Fatal(err)
 		}
 		file.Close()
+		c.Close()
 	}
 	a.stop()
 	if len(limits) != 1 || limits[0] != 25<<20 {

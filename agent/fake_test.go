@@ -206,7 +206,7 @@ func testPlace(t *testing.T) Place {
 func startAgent(t *testing.T, p Place, e Engine, change ...func(*Options)) *running {
 	t.Helper()
 	r := &running{log: &safeBuffer{}, own: &safeBuffer{}, done: make(chan error, 1)}
-	r.o = Options{Place: p, Build: Build{"test", Protocol, 100}, Engine: e, IP: "127.0.0.9", Port: 20001, Home: "/home/h", Data: "/home/h/data", Meta: "/home/h/meta",
+	r.o = Options{Place: p, Build: Build{"test", Protocol, 100}, Engine: e, IP: "127.0.0.9", Port: 20001, Home: "/home/h", Data: "/home/h/data", Meta: "/home/h/meta", Alive: 5 * time.Minute, Expire: 3 * time.Minute,
 		Log: slog.New(slog.NewTextHandler(r.own, nil)), JobLog: r.log}
 	for _, c := range change {
 		c(&r.o)

@@ -62,6 +62,8 @@ type Job struct {
 	Argv   []string        `json:"argv,omitempty"`
 	Config json.RawMessage `json:"config,omitempty"`
 	Target string          `json:"target,omitempty"`
+	// TempTarget is beside it until all is there; none for a stream.
+	TempTarget string `json:"tempTarget,omitempty"`
 }
 
 // Placed is how the client's part of a job ended, for the log.

@@ -132,15 +132,19 @@ func (r *record) base() string { return filepath.Base(r.job.Target) }
 // variables is v1's line of what it found out at its start.
 func (r *record) variables() string {
 	return compact(struct {
-		MetaPath, DataDir, RealTarget, TargetDir string
-		StreamMode                               bool
-		Cid, TaskURL, TaskFileName, LocalIP      string
-		PeerPort                                 int
+		MetaPath, SystemDataDir, DataDir, RealTarget string
+		StreamMode                                   bool
+		TargetDir, TempTarget, Cid, TaskURL          string
+		TaskFileName, LocalIP                        string
+		PeerPort                                     int
+		FileLength                                   int64
+		DataExpireTime, ServerAliveTime              time.Duration
 	}{
-		filepath.Join(r.a.o.Meta, "host.meta"), r.a.o.Data, r.job.Target, filepath.Dir(r.job.Target),
+		filepath.Join(r.a.o.Meta, "host.meta"), r.a.o.Data, r.a.o.Data, r.job.Target,
 		r.job.Stream,
-		r.cid, RedactURL(cmp.Or(r.job.Request.TaskURL, r.job.Request.URL)), r.base() + "-" + r.job.Sign, r.ip,
-		r.a.o.Port,
+		filepath.Dir(r.job.Target), r.job.TempTarget, r.cid, RedactURL(cmp.Or(r.job.Request.TaskURL, r.job.Request.URL)),
+		r.base() + "-" + r.job.Sign, r.ip,
+		r.a.o.Port, dragonfly.UnknownLength, r.a.o.Expire, r.a.o.Alive,
 	})
 }
 
@@ -181,7 +185,7 @@ func (r *record) Registered(node dragonfly.Member, info dragonfly.TaskInfo, cost
 		r.out.line(fmt.Sprintf("client:%s connected to node:%s", r.ip, node.Addr))
 		r.out.line("start download by dragonfly...")
 	}
-	r.downloading(pieceLine{TaskID: info.Task, SuperNode: node.Addr, Result: resultInvalid, Status: statusStarted})
+	r.downloading(pieceLine{TaskID: info.Task, SuperNode: superNode(node.Addr), Result: resultInvalid, Status: statusStarted})
 }
 
 func (r *record) Migrated(node dragonfly.Member) {
@@ -204,19 +208,34 @@ type pieceLine struct {
 
 func (r *record) downloading(l pieceLine) { r.log.Info("downloading piece:" + compact(l)) }
 
-// pieceLine describes an assignment in v1's wrapped coordinates.
+// superNode names a supernode in piece lines as users wrote it: without the
+// port that is everybody's (FAQ: check if block piece is distributed), with
+// any other, as v1's later logs show it.
+func superNode(addr string) string {
+	if host, port, err := net.SplitHostPort(addr); err == nil && port == strconv.Itoa(dragonfly.DefaultControlPort) {
+		return host
+	}
+	return addr
+}
+
+// pieceLine describes an assignment in v1's wrapped coordinates. There is one
+// line per assignment: of a piece that came in parts each part's line says
+// whom it came from, which is what a user looks for. All of them show the
+// range of the whole piece, as v1 did: by it and pieceNum lines of several
+// hosts and of both versions are joined, and a part's own range would be none
+// of these pieces.
 func (r *record) pieceLine(p peer.PieceDone, result int) pieceLine {
 	r.mu.Lock()
 	node := r.node
 	r.mu.Unlock()
 	size, n := pieceSize(p.Layout), int64(p.Assignment.Piece)
-	return pieceLine{TaskID: p.Assignment.Task, SuperNode: node, DstCid: r.dstCid(p.Assignment, node),
+	return pieceLine{TaskID: p.Assignment.Task, SuperNode: superNode(node), DstCid: r.dstCid(p.Assignment, node),
 		Range:  fmt.Sprintf("%d-%d", n*size, (n+1)*size-1),
 		Result: result, Status: statusRunning, PieceSize: size, PieceNum: p.Assignment.Piece}
 }
 
-// dstCid names a parent as v1 did; a seed whose bytes came with an answer is
-// the node that gave it.
+// dstCid names a parent as v1 did, and is never empty; a seed whose bytes came
+// with an answer is the node that gave it.
 func (r *record) dstCid(a dragonfly.Assignment, node string) string {
 	if a.Parent.CID != "" {
 		return a.Parent.CID
@@ -233,7 +252,10 @@ func (r *record) dstCid(a dragonfly.Assignment, node string) string {
 			return "source:" + u.Host
 		}
 	}
-	return string(a.Parent.Kind)
+	if len(a.Parent.Addrs) > 0 { // a peer that left
+		return a.Parent.Addrs[0].String()
+	}
+	return cmp.Or(string(a.Parent.Kind), "unknown")
 }
 
 func (r *record) Piece(p peer.PieceDone) { r.downloading(r.pieceLine(p, resultWritten)) }
@@ -248,7 +270,8 @@ func (r *record) PieceFailed(p peer.PieceDone, reason dragonfly.FailReason, err 
 	if addrs := p.Assignment.Parent.Addrs; len(addrs) > 0 {
 		dst = addrs[0].String()
 	}
-	r.log.Error(fmt.Sprintf("failed to read piece cont(%s) from dst:%s: %s: %v", l.Range, dst, reason, err))
+	// v1 waited a moment here; the swarm gives another parent at once.
+	r.log.Error(fmt.Sprintf("failed to read piece cont(%s) from dst:%s, wait 0 ms: %s: %v", l.Range, dst, reason, err))
 	r.downloading(l)
 }
 

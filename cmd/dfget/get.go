@@ -91,6 +91,7 @@ type get struct {
 	sign    string
 	request dragonfly.Request
 	target  target
+	temp    string // beside the target until all is there
 	screen  *screen
 	stream  *streaming // nil unless the bytes are written as they come
 }
@@ -113,6 +114,9 @@ func (g *get) run(ctx context.Context) (err error) {
 	}
 	if g.target, err = targetOf(g.o.Output, g.o.URL); err != nil {
 		return err
+	}
+	if !g.target.stream {
+		g.temp = g.target.temporary(g.sign)
 	}
 	shown := g.std.out
 	if g.target.path == "-" {
@@ -249,7 +253,7 @@ func (g *get) job() agent.Job {
 		Sign: g.sign, Request: g.request, Pattern: g.o.Pattern, NoSource: g.o.NoSource, Nodes: nodes, Preset: preset,
 		IP: g.o.IP, Limit: g.o.LocalLimit, TotalLimit: g.o.TotalLimit, MinRate: g.o.MinRate, Queue: g.o.ClientQueueSize,
 		Timeout: time.Duration(g.o.Timeout), Stream: g.target.stream, Console: g.o.Console, Verbose: g.o.Verbose,
-		Argv: agent.RedactArgs(g.args), Config: g.o.initConfig(out, nodes), Target: out,
+		Argv: agent.RedactArgs(g.args), Config: g.o.initConfig(out, nodes), Target: out, TempTarget: g.temp,
 	}
 }
 
@@ -258,8 +262,8 @@ func (g *get) finish(ctx context.Context, c *agent.Client, result agent.Result, 
 	placed := agent.Placed{Target: g.target.path}
 	if content != nil {
 		began := time.Now()
-		way, temp, err := g.target.place(ctx, content, result.Length, g.sign, g.o.Link)
-		placed.Source, placed.Moved, placed.Linked = temp, time.Since(began), err == nil && way == linkHard
+		way, err := g.target.place(ctx, content, result.Length, g.temp, g.o.Link)
+		placed.Source, placed.Moved, placed.Linked = g.temp, time.Since(began), err == nil && way == linkHard
 		if err != nil {
 			if ctx.Err() == nil {
 				err = failed{codeDownload, err}

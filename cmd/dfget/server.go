@@ -216,7 +216,7 @@ func (s *server) serve(ctx context.Context, place agent.Place, contents *store.S
 	})
 	defer engine.Close()
 	a, err := agent.Listen(agent.Options{
-		Place: place, Build: build(), Engine: agent.EngineOf(engine), Alive: s.o.AliveTime,
+		Place: place, Build: build(), Engine: agent.EngineOf(engine), Alive: s.o.AliveTime, Expire: s.o.ExpireTime,
 		IP: s.o.IP, Port: port, Home: s.o.WorkHome, Data: s.data, Meta: s.meta,
 		Limit: func(r dragonfly.Rate) {
 			peer.SetRate(receive, r)

@@ -108,10 +108,15 @@ const (
 // outputMode is v1's mode of outputs, before the umask.
 const outputMode = 0o755
 
-// place makes the output from a finished content: a temporary file beside it,
+// temporary names the file that the output is made in, as v1 did.
+func (t target) temporary(sign string) string {
+	return filepath.Join(filepath.Dir(t.path), "dfget-"+sign+".tmp-"+strconv.FormatUint(uint64(rand.Uint32()), 10))
+}
+
+// place makes the output from a finished content: the file temp beside it,
 // then a rename, so that the path holds the old file or all of the new one.
 // It says which way it went.
-func (t target) place(ctx context.Context, content *os.File, length int64, sign, link string) (way, temp string, err error) {
+func (t target) place(ctx context.Context, content *os.File, length int64, temp, link string) (way string, err error) {
 	made, err := makeParents(t.path)
 	defer func() {
 		if err != nil {
@@ -121,10 +126,9 @@ func (t target) place(ctx context.Context, content *os.File, length int64, sign,
 		}
 	}()
 	if err != nil {
-		return "", "", t.failure(err)
+		return "", t.failure(err)
 	}
 	mode := os.FileMode(outputMode &^ umask())
-	temp = filepath.Join(filepath.Dir(t.path), "dfget-"+sign+".tmp-"+strconv.FormatUint(uint64(rand.Uint32()), 10))
 	defer func() {
 		// A rename between two names of one file does nothing.
 		if rerr := os.Remove(temp); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) && err == nil {
@@ -133,10 +137,10 @@ func (t target) place(ctx context.Context, content *os.File, length int64, sign,
 	}()
 	info, err := content.Stat()
 	if err != nil {
-		return "", temp, t.failure(err)
+		return "", t.failure(err)
 	}
 	if info.Size() < length {
-		return "", temp, fmt.Errorf("the content has %d bytes, %d were announced", info.Size(), length)
+		return "", fmt.Errorf("the content has %d bytes, %d were announced", info.Size(), length)
 	}
 	for _, way = range []string{linkReflink, linkHard, linkCopy} {
 		if link != linkAuto && link != way {
@@ -159,15 +163,15 @@ func (t target) place(ctx context.Context, content *os.File, length int64, sign,
 		if link != linkAuto && link != linkCopy {
 			err = fmt.Errorf("--link %s does not work here (--link auto finds a way that does): %w", link, err)
 		}
-		return way, temp, t.failure(err)
+		return way, t.failure(err)
 	}
 	if ctx.Err() != nil {
-		return way, temp, context.Cause(ctx)
+		return way, context.Cause(ctx)
 	}
 	if err := os.Rename(temp, t.path); err != nil {
-		return way, temp, t.failure(err)
+		return way, t.failure(err)
 	}
-	return way, temp, nil
+	return way, nil
 }
 
 // makeParents makes the directories above path that are missing and names

@@ -114,7 +114,9 @@ func TestWays(t *testing.T) {
 			dir := t.TempDir()
 			content := contentFile(t, t.TempDir(), data)
 			out := filepath.Join(dir, "sub", "out")
-			way, temp, err := target{out, false}.place(t.Context(), content, int64(len(data)), "1-1.000", link)
+			at := target{out, false}
+			temp := at.temporary("1-1.000")
+			way, err := at.place(t.Context(), content, int64(len(data)), temp, link)
 			if link == linkReflink && err != nil { // most file systems cannot
 				if !strings.Contains(err.Error(), "--link reflink does not work here (--link auto finds a way that does)") {
 					t.Error(err)
@@ -154,10 +156,10 @@ func TestHardLinkOfAnothersMode(t *testing.T) {
 	old := unix.Umask(0o022)
 	defer unix.Umask(old)
 	out := target{filepath.Join(dir, "out"), false}
-	if _, _, err := out.place(t.Context(), content, 1000, "s", linkHard); !errors.Is(err, errShared) {
+	if _, err := out.place(t.Context(), content, 1000, out.temporary("s"), linkHard); !errors.Is(err, errShared) {
 		t.Errorf("--link hard: %v", err)
 	}
-	way, _, err := out.place(t.Context(), content, 1000, "s", linkAuto)
+	way, err := out.place(t.Context(), content, 1000, out.temporary("s"), linkAuto)
 	if err != nil || way == linkHard {
 		t.Errorf("%s, %v", way, err)
 	}
@@ -180,7 +182,7 @@ func TestReplace(t *testing.T) {
 	}
 	defer before.Close()
 	for range 3 {
-		if _, _, err := out.place(t.Context(), content, 1000, "s", linkAuto); err != nil {
+		if _, err := out.place(t.Context(), content, 1000, out.temporary("s"), linkAuto); err != nil {
 			t.Fatal(err)
 		}
 		only(t, dir, "out")
@@ -203,11 +205,11 @@ func TestPlaceFails(t *testing.T) {
 	for _, link := range []string{linkAuto, linkHard, linkCopy} {
 		dir := t.TempDir()
 		out := target{filepath.Join(dir, "a", "b", "out"), false}
-		if _, _, err := out.place(cancelled, content, 1000, "s", link); !errors.Is(err, interrupted{syscall.SIGINT}) {
+		if _, err := out.place(cancelled, content, 1000, out.temporary("s"), link); !errors.Is(err, interrupted{syscall.SIGINT}) {
 			t.Errorf("%s cancelled: %v", link, err)
 		}
 		only(t, dir)
-		if _, _, err := out.place(t.Context(), content, 1001, "s", link); err == nil || !strings.Contains(err.Error(), "has 1000 bytes, 1001 were announced") {
+		if _, err := out.place(t.Context(), content, 1001, out.temporary("s"), link); err == nil || !strings.Contains(err.Error(), "has 1000 bytes, 1001 were announced") {
 			t.Errorf("%s of too short a content: %v", link, err)
 		}
 		only(t, dir)
@@ -215,14 +217,14 @@ func TestPlaceFails(t *testing.T) {
 		if err := os.MkdirAll(filepath.Join(out.path, "x"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := out.place(t.Context(), content, 1000, "s", link); err == nil {
+		if _, err := out.place(t.Context(), content, 1000, out.temporary("s"), link); err == nil {
 			t.Errorf("%s replaced a directory", link)
 		}
 		only(t, filepath.Dir(out.path), "out")
 		if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := (target{filepath.Join(dir, "file", "out"), false}).place(t.Context(), content, 1000, "s", link); !errors.Is(err, syscall.ENOTDIR) {
+		if _, err := (target{filepath.Join(dir, "file", "out"), false}).place(t.Context(), content, 1000, out.temporary("s"), link); !errors.Is(err, syscall.ENOTDIR) {
 			t.Errorf("%s below a file: %v", link, err)
 		}
 	}

@@ -45,6 +45,22 @@ func TestFormat(t *testing.T) {
 	}
 }
 
+// TestLocalTime: the zone is the machine's, whatever zone a time comes in (FAQ:
+// the time in the log).
+func TestLocalTime(t *testing.T) {
+	old := time.Local
+	defer func() { time.Local = old }()
+	time.Local = time.FixedZone("CST", 8*3600)
+	var out bytes.Buffer
+	at := time.Date(2026, 11, 22, 19, 48, 58, 0, time.UTC)
+	if err := NewHandler(&out, nil).Handle(t.Context(), slog.NewRecord(at, slog.LevelInfo, "m", 0)); err != nil {
+		t.Fatal(err)
+	}
+	if want := "2026-11-23 03:48:58.000 INFO sign: : m\n"; out.String() != want {
+		t.Errorf("%q, want %q", &out, want)
+	}
+}
+
 func TestAttributes(t *testing.T) {
 	var out bytes.Buffer
 	log := New(&out, nil, "1-1.000")
