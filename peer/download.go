@@ -441,8 +441,13 @@ func (t *task) news(info dragonfly.TaskInfo) {
 		t.mu.Unlock()
 		return
 	}
-	if _, err := t.adopt(info.Version, info.Layout, info.Ticket, source.Info{}); err != nil {
+	h, err := t.adopt(info.Version, info.Layout, info.Ticket, source.Info{})
+	if err != nil {
 		t.fail(err)
+		return
+	}
+	for n := range h.begun() {
+		t.reconsider(h, n) // its length may be the news
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"context"
 	"crypto/subtle"
 	"fmt"
+	"iter"
+	"maps"
 	"slices"
 	"sync"
 
@@ -29,9 +31,10 @@ type holding struct {
 	tickets  [2]dragonfly.Ticket // the newest and the one before it
 	manifest []dragonfly.PieceDigest
 	arriving map[dragonfly.PieceNum]*arrival
-	grown    chan struct{} // closed at the next change; nil while nobody waits
-	judged   bool          // its whole digest is being compared
-	void     error         // why no more bytes of this version will come
+	torn     map[dragonfly.PieceNum]struct{} // thrown away without the scheduler's knowing how much
+	grown    chan struct{}                   // closed at the next change; nil while nobody waits
+	judged   bool                            // its whole digest is being compared
+	void     error                           // why no more bytes of this version will come
 }
 
 // arrival is a piece on its way: which spans are here, and who sent them.
@@ -57,6 +60,7 @@ func newHolding(content *store.Content, ticket dragonfly.Ticket) *holding {
 		layout:   meta.Layout,
 		tickets:  [2]dragonfly.Ticket{ticket},
 		arriving: map[dragonfly.PieceNum]*arrival{},
+		torn:     map[dragonfly.PieceNum]struct{}{},
 	}
 }
 
@@ -183,6 +187,13 @@ func (h *holding) arrive(n dragonfly.PieceNum) *arrival {
 	return a
 }
 
+// begun yields the pieces that are arriving, in no order.
+func (h *holding) begun() iter.Seq[dragonfly.PieceNum] {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return maps.Keys(maps.Clone(h.arriving))
+}
+
 // advance records that the bytes of span are on disk and hashed. Growth of the
 // newest span is the hot path.
 func (h *holding) advance(a *arrival, span dragonfly.Span) {
@@ -262,8 +273,24 @@ func (h *holding) commit(n dragonfly.PieceNum, d dragonfly.PieceDigest) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.arriving, n)
+	delete(h.torn, n)
 	h.notify()
 	return nil
+}
+
+// tear marks a piece of which more was thrown away than the scheduler can be
+// told: only accusations speak of whole pieces.
+func (h *holding) tear(n dragonfly.PieceNum) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.torn[n] = struct{}{}
+}
+
+func (h *holding) isTorn(n dragonfly.PieceNum) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, torn := h.torn[n]
+	return torn
 }
 
 // discard forgets an arriving piece whose bytes proved wrong. Streams that it
@@ -289,10 +316,10 @@ func (h *holding) received(n dragonfly.PieceNum) int64 {
 
 // available is how far the bytes from off on are here, held or arriving, and
 // the arrival that the byte at off belongs to.
-func (h *holding) available(off int64) (end int64, a *arrival, err error) {
+func (h *holding) available(off int64) (end int64, a *arrival) {
 	for end = off; ; {
 		if h.layout.Known() && end >= h.layout.Length {
-			return end, a, nil
+			return end, a
 		}
 		n := h.layout.PieceAt(end)
 		if h.content.Has(n) {
@@ -304,46 +331,43 @@ func (h *holding) available(off int64) (end int64, a *arrival, err error) {
 			a = arriving
 		}
 		if arriving == nil {
-			return end, a, nil
+			return end, a
 		}
 		for _, s := range arriving.spans {
 			if s.From <= end && end < s.To {
 				end = s.To
 			}
 		}
-		return end, a, nil
+		return end, a
 	}
 }
 
-// ready waits until bytes from off on are here and says how far they go. It
-// serves cut-through: the bytes may be arriving and not verified. It fails
-// when the piece at off is neither held nor arriving, or proves bad meanwhile.
-func (h *holding) ready(ctx context.Context, off int64) (end int64, err error) {
-	var before *arrival
+// ready waits until bytes from off on are here and says how far they go, and
+// which arrival the byte at off belongs to. It serves cut-through: the bytes
+// may be arriving and not verified. It fails when the arrival that the stream
+// has seen before, nil for none, proves bad.
+func (h *holding) ready(ctx context.Context, off int64, seen *arrival) (end int64, a *arrival, err error) {
 	for {
 		h.mu.Lock()
-		end, a, err := h.available(off)
+		end, a := h.available(off)
 		switch {
-		case err != nil || end > off:
+		case seen != nil && a != seen && !h.content.Has(h.layout.PieceAt(off)):
 			h.mu.Unlock()
-			return end, err
-		case h.layout.Known() && off >= h.layout.Length:
+			return 0, nil, fmt.Errorf("piece %d of task %s is not arriving any more", h.layout.PieceAt(off), h.task)
+		case end > off, h.layout.Known() && off >= h.layout.Length:
 			h.mu.Unlock()
-			return off, nil
+			return end, a, nil
 		case h.void != nil:
 			h.mu.Unlock()
-			return 0, h.void
-		case before != nil && a != before:
-			h.mu.Unlock()
-			return 0, fmt.Errorf("piece %d of task %s is not arriving any more", h.layout.PieceAt(off), h.task)
+			return 0, nil, h.void
 		}
-		before = a
+		seen = a
 		grown := h.change()
 		h.mu.Unlock()
 		select {
 		case <-grown:
 		case <-ctx.Done():
-			return 0, context.Cause(ctx)
+			return 0, nil, context.Cause(ctx)
 		}
 	}
 }

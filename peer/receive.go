@@ -3,6 +3,7 @@
 package peer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -203,7 +204,11 @@ func (t *task) carry(ctx context.Context, h *holding, a dragonfly.Assignment) {
 func (t *task) rest(h *holding, a dragonfly.Assignment) dragonfly.Span {
 	span := a.Span
 	have := h.received(a.Piece)
-	if have > span.From || have < span.From && t.alone(a) {
+	alone := t.alone(a)
+	if alone && h.isTorn(a.Piece) {
+		_, span.To = h.Layout().Extent(a.Piece)
+	}
+	if have > span.From || have < span.From && alone {
 		span.From = min(have, span.To)
 	}
 	return span
@@ -237,6 +242,11 @@ func (t *task) landed(h *holding, a dragonfly.Assignment, got dragonfly.Span, to
 	a0, _, ok := h.give(a.Piece)
 	whole := ok && h.sent(a.Piece, a0, a, got)
 	switch {
+	case !whole && h.isTorn(a.Piece):
+		t.failed(done, a.Span.From, cmp.Or(err, error(errTorn))) // it is given again, with what was thrown away
+	case !whole && atEnd(err) && !h.Layout().Known():
+		t.report(t.event(dragonfly.EventReceived, h, a)) // the length will follow
+		t.observe(func(o Observer) { o.Piece(done) })
 	case err != nil && !whole:
 		t.failed(done, got.To, err)
 	case h.content.Has(a.Piece):
@@ -294,6 +304,10 @@ func (h *holding) pure(a *arrival) bool {
 	return !a.recalled || sourced
 }
 
+// errTorn is why an assignment is to be given again although it brought its
+// bytes.
+var errTorn = &dragonfly.Error{Kind: dragonfly.Canceled, Message: "other parts of the piece were thrown away"}
+
 // accuse finds who sent the wrong bytes of a piece, reports it and throws the
 // piece away. With one sender there is nothing to find; with several the
 // block digests, which are proved by the piece's digest, tell.
@@ -302,6 +316,9 @@ func (t *task) accuse(h *holding, a dragonfly.Assignment, arrived *arrival, want
 	blamed := t.culprit(h, a.Piece, arrived, want, dragonfly.Span{From: start, To: stop})
 	h.discard(a.Piece)
 	_ = h.content.Drop(a.Piece)
+	if blamed == nil {
+		h.tear(a.Piece)
+	}
 	err := &transfer.FetchError{Reason: dragonfly.FailMismatch,
 		Err: errors.New("the piece's digest is not the manifest's")}
 	if blamed != nil && blamed.assignment.ID != a.ID {

@@ -48,10 +48,21 @@ type view struct {
 	*holding
 	file *os.File
 	done func()
+
+	piece dragonfly.PieceNum // that was sent last
+	seen  *arrival           // of it, nil if it was held
 }
 
-func (v *view) Ready(ctx context.Context, off int64) (int64, error) { return v.ready(ctx, off) }
-func (v *view) File() *os.File                                      { return v.file }
+func (v *view) Ready(ctx context.Context, off int64) (int64, error) {
+	if n := v.Layout().PieceAt(off); n != v.piece {
+		v.piece, v.seen = n, nil
+	}
+	end, a, err := v.ready(ctx, off, v.seen)
+	v.seen = a
+	return end, err
+}
+
+func (v *view) File() *os.File { return v.file }
 
 func (v *view) Close() error {
 	v.done()

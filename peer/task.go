@@ -39,6 +39,7 @@ type task struct {
 	seed      bool            // this is the supernode's own copy
 	serves    bool
 	flows     map[dragonfly.AssignmentID]flow
+	ending    map[dragonfly.PieceNum][]flow // taken back, their transfers may not have ended yet
 	downloads map[*Download]struct{}
 	limiter   *rate.Limiter
 	joining   int           // registrations whose answer was not taken in yet
@@ -55,7 +56,7 @@ type flow struct {
 }
 
 func newTask(e *Engine, id dragonfly.TaskID) *task {
-	return &task{e: e, id: id, setup: make(chan struct{}, 1), flows: map[dragonfly.AssignmentID]flow{}, downloads: map[*Download]struct{}{},
+	return &task{e: e, id: id, setup: make(chan struct{}, 1), flows: map[dragonfly.AssignmentID]flow{}, ending: map[dragonfly.PieceNum][]flow{}, downloads: map[*Download]struct{}{},
 		limiter: NewLimiter(0)}
 }
 
@@ -228,6 +229,7 @@ func (t *task) letGo(why error) {
 	for _, f := range t.flows {
 		f.cancel()
 	}
+	clear(t.ending)
 	if t.h != nil {
 		t.h.fail(why)
 		t.h.content.Release()
@@ -321,7 +323,8 @@ func (t *task) assign(n *node, s dragonfly.Session, a dragonfly.Assignment) {
 		return
 	}
 	ctx, cancel := context.WithCancel(t.e.ctx)
-	before := t.displace(s, a.Piece)
+	before := append(t.displace(s, a.Piece), t.ending[a.Piece]...)
+	delete(t.ending, a.Piece)
 	f := flow{a, s, cancel, make(chan struct{})}
 	t.flows[a.ID] = f
 	t.mu.Unlock()
@@ -379,7 +382,11 @@ func (t *task) revoke(id dragonfly.AssignmentID) {
 	if !ok {
 		return
 	}
-	if f.assignment.Parent.Kind == dragonfly.ParentSource && o != nil {
+	if f.assignment.Parent.Kind != dragonfly.ParentSource {
+		t.mu.Lock()
+		t.ending[f.assignment.Piece] = append(t.ending[f.assignment.Piece], f)
+		t.mu.Unlock()
+	} else if o != nil {
 		o.cancel(id)
 	}
 	t.ended(id)
@@ -394,13 +401,19 @@ func (t *task) entries(e dragonfly.Entries) {
 	for i, d := range e.Digests {
 		n := e.First + dragonfly.PieceNum(i)
 		h.learn(n, d)
-		if h.content.Has(n) {
-			continue
-		}
-		if arrived, _, ok := h.give(n); ok && len(arrived.senders) > 0 && h.sent(n, arrived, dragonfly.Assignment{}, dragonfly.Span{}) {
-			last := arrived.senders[len(arrived.senders)-1].assignment
-			t.settle(h, PieceDone{Assignment: last, Layout: h.Layout()})
-		}
+		t.reconsider(h, n)
+	}
+}
+
+// reconsider settles a piece that waited for its digest or for the length of
+// the content.
+func (t *task) reconsider(h *holding, n dragonfly.PieceNum) {
+	if h.content.Has(n) || h.expected(n).IsZero() {
+		return
+	}
+	if arrived, _, ok := h.give(n); ok && len(arrived.senders) > 0 && h.sent(n, arrived, dragonfly.Assignment{}, dragonfly.Span{}) {
+		last := arrived.senders[len(arrived.senders)-1].assignment
+		t.settle(h, PieceDone{Assignment: last, Layout: h.Layout()})
 	}
 }
 
@@ -445,6 +458,10 @@ func (t *task) halt() {
 			ending = append(ending, f)
 		}
 	}
+	for _, flows := range t.ending {
+		ending = append(ending, flows...)
+	}
+	clear(t.ending)
 	t.mu.Unlock()
 	for _, f := range ending {
 		<-f.done
