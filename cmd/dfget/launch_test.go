@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"net"
@@ -222,7 +223,8 @@ func TestNobodyAnswers(t *testing.T) {
 			if err != nil {
 				return
 			}
-			_, _ = c.Write([]byte("220 smtp ready\n"))
+			_, _ = bufio.NewReader(c).ReadString('\n') // closing with something unread would be a reset
+			_, _ = c.Write([]byte("500 unknown command\n"))
 			c.Close()
 		}
 	}()

@@ -240,6 +240,13 @@ func (s *server) serve(ctx context.Context, place agent.Place, contents *store.S
 	mux.Handle(transfer.Pattern, &transfer.Server{Shelf: engine.Shelf(), Sessions: engine.Sessions, Limit: send, MaxStreams: childrenMax, Log: log})
 	data := &http.Server{Handler: mux, ReadHeaderTimeout: headerTime, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 
+	ip := l.Addr().(*net.TCPAddr).IP
+	if ip.IsUnspecified() {
+		ip = net.IPv4zero // "host:::, port" would be hard to read
+	}
+	log.Info("start peer server success, host:" + ip.String() + ", port:" + strconv.Itoa(port))
+	log.Info("start server gc, expireTime:" + s.o.ExpireTime.String())
+
 	work, ctx := errgroup.WithContext(ctx)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -265,12 +272,6 @@ func (s *server) serve(ctx context.Context, place agent.Place, contents *store.S
 		return nil // it goes on at the next start
 	})
 
-	ip := l.Addr().(*net.TCPAddr).IP
-	if ip.IsUnspecified() {
-		ip = net.IPv4zero // "host:::, port" would be hard to read
-	}
-	log.Info("start peer server success, host:" + ip.String() + ", port:" + strconv.Itoa(port))
-	log.Info("start server gc, expireTime:" + s.o.ExpireTime.String())
 	if _, err := fmt.Fprintf(s.std.out, "%s%d\n", readyLine, port); err != nil {
 		log.Debug("nobody reads the ready line", "err", err)
 	}
