@@ -204,7 +204,10 @@ func (d *Download) run(ctx context.Context) {
 
 func (d *Download) attempt(ctx context.Context) error {
 	err := d.timed(ctx, d.fetch)
-	if errors.Is(err, errTimeout) && ctx.Err() == nil && d.job.Pattern != PatternSource {
+	d.mu.Lock()
+	asked := d.reason != ReasonNone // the source was, already
+	d.mu.Unlock()
+	if errors.Is(err, errTimeout) && ctx.Err() == nil && !asked {
 		// The swarm had its time; the source gets as much (v1-protocol 9.6).
 		err = d.timed(ctx, func(ctx context.Context) error { return d.fallback(ctx, ReasonNone, err) })
 	}

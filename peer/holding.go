@@ -42,6 +42,7 @@ type arrival struct {
 	blocks   []piecehash.Block
 	spans    []dragonfly.Span // received, disjoint, ascending, content offsets
 	senders  []sender
+	fillers  int  // transfers that write into it now
 	recalled bool // an earlier process received the start
 }
 
@@ -194,6 +195,19 @@ func (h *holding) begun() iter.Seq[dragonfly.PieceNum] {
 	return maps.Keys(maps.Clone(h.arriving))
 }
 
+// filling counts a transfer into an arrival until the returned function is
+// called: its last bytes are there a moment before their digest is.
+func (h *holding) filling(a *arrival) (done func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	a.fillers++
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		a.fillers--
+	}
+}
+
 // advance records that the bytes of span are on disk and hashed. Growth of the
 // newest span is the hot path.
 func (h *holding) advance(a *arrival, span dragonfly.Span) {
@@ -248,7 +262,7 @@ func (h *holding) sent(n dragonfly.PieceNum, a *arrival, assignment dragonfly.As
 	if span.Len() > 0 || from == to {
 		a.senders = append(a.senders, sender{assignment, span})
 	}
-	return from == to || len(a.spans) == 1 && a.spans[0].From <= from && a.spans[0].To >= to
+	return a.fillers == 0 && (from == to || len(a.spans) == 1 && a.spans[0].From <= from && a.spans[0].To >= to)
 }
 
 // give hands out who sent what of an arriving piece, and its computed digest.

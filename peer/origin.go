@@ -138,9 +138,9 @@ func (o *origin) run(ctx context.Context) {
 			began := time.Now()
 			o.t.recall(o.h, a.Piece)
 			o.t.restart(o.h, a.Piece)
-			span := o.t.rest(o.h, a)
+			into, span := o.t.rest(o.h, a)
 			end, err := o.read(ctx, a.Piece, span)
-			o.t.landed(o.h, a, dragonfly.Span{From: span.From, To: end}, time.Since(began), o.outcome(a, end, err))
+			o.t.landed(o.h, into, a, dragonfly.Span{From: span.From, To: end}, time.Since(began), o.outcome(a, end, err))
 			o.t.ended(a.ID)
 			timer.Reset(lingering)
 			continue

@@ -38,6 +38,7 @@ func (t *task) fill(ctx context.Context, h *holding, n dragonfly.PieceNum, span 
 	defer buffers.Put(buf)
 	start, _ := h.Layout().Extent(n)
 	a := h.arrive(n)
+	defer h.filling(a)()
 	begun := (span.From - start) % dragonfly.BlockLen // bytes of a block that a broken source left
 	blocks := piecehash.NewHasher(a.blocks, span.From-begun-start)
 	defer blocks.Close()
@@ -190,19 +191,19 @@ func (t *task) throttle(ctx context.Context, n int) error {
 func (t *task) carry(ctx context.Context, h *holding, a dragonfly.Assignment) {
 	began := time.Now()
 	t.recall(h, a.Piece)
-	span := t.rest(h, a)
+	into, span := t.rest(h, a)
 	end, err := span.From, error(nil)
 	if span.Len() > 0 || a.Span.Len() == 0 {
 		end, err = t.transfer(ctx, h, a, span)
 	}
-	t.landed(h, a, dragonfly.Span{From: span.From, To: end}, time.Since(began), err)
+	t.landed(h, into, a, dragonfly.Span{From: span.From, To: end}, time.Since(began), err)
 }
 
-// rest is the part of an assignment that is still missing. Where nothing else
-// of the piece is in work it reaches back over a gap before the span, which a
-// discarded piece leaves.
-func (t *task) rest(h *holding, a dragonfly.Assignment) dragonfly.Span {
-	span := a.Span
+// rest is the part of an assignment that is still missing, and the arrival that
+// it belongs to. Where nothing else of the piece is in work it reaches back over
+// a gap before the span, which a discarded piece leaves.
+func (t *task) rest(h *holding, a dragonfly.Assignment) (into *arrival, span dragonfly.Span) {
+	into, span = h.arrive(a.Piece), a.Span
 	have := h.received(a.Piece)
 	alone := t.alone(a)
 	if alone && h.isTorn(a.Piece) {
@@ -211,7 +212,7 @@ func (t *task) rest(h *holding, a dragonfly.Assignment) dragonfly.Span {
 	if have > span.From || have < span.From && alone {
 		span.From = min(have, span.To)
 	}
-	return span
+	return into, span
 }
 
 func (t *task) transfer(ctx context.Context, h *holding, a dragonfly.Assignment, span dragonfly.Span) (end int64, err error) {
@@ -231,7 +232,8 @@ func (t *task) transfer(ctx context.Context, h *holding, a dragonfly.Assignment,
 
 // landed settles what an assignment brought: got is what arrived, err why it
 // is not all.
-func (t *task) landed(h *holding, a dragonfly.Assignment, got dragonfly.Span, took time.Duration, err error) {
+func (t *task) landed(h *holding, into *arrival, a dragonfly.Assignment, got dragonfly.Span, took time.Duration, err error) {
+	t.landing(a.ID)
 	if _, stop := h.Layout().Extent(a.Piece); a.Span.To > stop {
 		a.Span.To = stop // the length became known meanwhile
 	}
@@ -239,8 +241,12 @@ func (t *task) landed(h *holding, a dragonfly.Assignment, got dragonfly.Span, to
 		err = io.ErrUnexpectedEOF
 	}
 	done := PieceDone{Assignment: a, Layout: h.Layout(), Bytes: got.Len(), Took: took}
-	a0, _, ok := h.give(a.Piece)
-	whole := ok && h.sent(a.Piece, a0, a, got)
+	current, _, ok := h.give(a.Piece)
+	if !ok || current != into {
+		t.overtaken(h, done)
+		return
+	}
+	whole := h.sent(a.Piece, into, a, got)
 	switch {
 	case !whole && h.isTorn(a.Piece):
 		t.failed(done, a.Span.From, cmp.Or(err, error(errTorn))) // it is given again, with what was thrown away
@@ -259,12 +265,24 @@ func (t *task) landed(h *holding, a dragonfly.Assignment, got dragonfly.Span, to
 	}
 }
 
+// overtaken ends an assignment whose piece was settled before: it is held, or
+// it proved bad and what this assignment brought went with the rest.
+func (t *task) overtaken(h *holding, done PieceDone) {
+	a := done.Assignment
+	if h.content.Has(a.Piece) {
+		t.report(t.event(dragonfly.EventVerified, h, a))
+		return
+	}
+	t.failed(done, a.Span.From, &transfer.FetchError{Reason: dragonfly.FailCanceled, Err: errors.New("the piece was thrown away meanwhile")})
+}
+
 // settle verifies a piece that is whole, or leaves it until its digest is
 // known. It says false when the piece proved bad or could not be kept.
 func (t *task) settle(h *holding, done PieceDone) bool {
 	a := done.Assignment
 	arrived, got, ok := h.give(a.Piece)
 	if !ok {
+		t.overtaken(h, done)
 		return false
 	}
 	want := h.expected(a.Piece)

@@ -53,6 +53,7 @@ type flow struct {
 	session    dragonfly.Session // that gave it
 	cancel     context.CancelFunc
 	done       chan struct{} // closed when its transfer has ended
+	landed     bool          // no more bytes come
 }
 
 func newTask(e *Engine, id dragonfly.TaskID) *task {
@@ -260,12 +261,23 @@ func (t *task) drop() {
 	}
 }
 
+// landing says that no more bytes of an assignment come. Its end is reported
+// before it is out of the books, and what follows may be here sooner.
+func (t *task) landing(id dragonfly.AssignmentID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if f, ok := t.flows[id]; ok {
+		f.landed = true
+		t.flows[id] = f
+	}
+}
+
 // alone says that no other assignment of the same piece is at work.
 func (t *task) alone(a dragonfly.Assignment) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for id, f := range t.flows {
-		if id != a.ID && f.assignment.Piece == a.Piece {
+		if id != a.ID && f.assignment.Piece == a.Piece && !f.landed {
 			return false
 		}
 	}
@@ -325,7 +337,7 @@ func (t *task) assign(n *node, s dragonfly.Session, a dragonfly.Assignment) {
 	ctx, cancel := context.WithCancel(t.e.ctx)
 	before := append(t.displace(s, a.Piece), t.ending[a.Piece]...)
 	delete(t.ending, a.Piece)
-	f := flow{a, s, cancel, make(chan struct{})}
+	f := flow{assignment: a, session: s, cancel: cancel, done: make(chan struct{})}
 	t.flows[a.ID] = f
 	t.mu.Unlock()
 	h.learn(a.Piece, a.Digest)
@@ -506,13 +518,13 @@ func (t *task) readMissing(ctx context.Context, h *holding) error {
 			from, to := h.Layout().Extent(n)
 			a := dragonfly.Assignment{Task: t.id, Version: h.version, Piece: n, Span: dragonfly.Span{From: from, To: to},
 				Parent: dragonfly.Parent{Kind: dragonfly.ParentSource, CID: sourceCID(t.request().URL)}}
-			span := t.rest(h, a)
+			into, span := t.rest(h, a)
 			end, err := o.read(ctx, n, span)
 			err = o.outcome(a, end, err)
 			if errors.Is(err, errNoPiece) {
 				break
 			}
-			t.landed(h, a, dragonfly.Span{From: span.From, To: end}, time.Since(began), err)
+			t.landed(h, into, a, dragonfly.Span{From: span.From, To: end}, time.Since(began), err)
 			if err != nil {
 				return err
 			}
