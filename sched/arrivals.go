@@ -124,6 +124,11 @@ func (ar *arrival) here(s dragonfly.Span) {
 	ar.done = merged
 }
 
+// has says whether something is there at or behind off.
+func (ar *arrival) has(off int64) bool {
+	return len(ar.done) > 0 && ar.done[len(ar.done)-1].To > off
+}
+
 // cut takes away what is there from off on.
 func (ar *arrival) cut(off int64) {
 	ar.done = slices.DeleteFunc(ar.done, func(s dragonfly.Span) bool { return s.From >= off })

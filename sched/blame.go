@@ -40,6 +40,9 @@ func (k *Machine) failed(m *member, ev *Event) {
 		return
 	}
 	if a == nil {
+		if slices.ContainsFunc(ar.past, func(e edge) bool { return e.id == ev.Assignment }) {
+			k.thrownAway(m, ar, ev)
+		}
 		return
 	}
 	k.heard(a)
@@ -51,16 +54,16 @@ func (k *Machine) failed(m *member, ev *Event) {
 	if offset > span.From {
 		ar.here(dragonfly.Span{From: span.From, To: offset})
 	} else if offset < span.From {
+		if ar.has(offset) {
+			k.discard(m, n)
+		}
 		ar.cut(offset)
 	}
 	k.end(a, false)
 	k.counts.Failed++
 	switch ev.Reason {
 	case dragonfly.FailStore, dragonfly.FailCanceled:
-		l := &m.p.listen
-		l.pause = k.now.Add(backoff(k.cfg.Ack/2, l.stumble, 30*k.cfg.Ack))
-		l.stumble++
-		k.wakeAt(m.p, l.pause)
+		k.stumbled(m.p)
 	case dragonfly.FailSource:
 		if parent == nil {
 			k.sourceFailed(m.t)
@@ -75,6 +78,35 @@ func (k *Machine) failed(m *member, ev *Event) {
 	k.tidy(m, n)
 	k.refresh(m, n)
 	k.retry(m)
+}
+
+// thrownAway books that m gave up what it had received by an assignment that had
+// ended, and blames nobody: what it has of the piece ends at the event's offset.
+func (k *Machine) thrownAway(m *member, ar *arrival, ev *Event) {
+	n := ar.piece
+	offset := m.t.blockStart(n, ev.Offset)
+	if m.p.whole {
+		offset = m.t.extent(n).From
+	}
+	if !ar.has(offset) && !ar.received {
+		return
+	}
+	k.counts.Failed++
+	k.discard(m, n)
+	ar.cut(offset)
+	ar.received = false
+	k.stumbled(m.p)
+	k.tidy(m, n)
+	k.refresh(m, n)
+	k.retry(m)
+}
+
+// stumbled pauses a peer that failed by itself, longer each time in a row.
+func (k *Machine) stumbled(p *peer) {
+	l := &p.listen
+	l.pause = k.now.Add(backoff(k.cfg.Ack/2, l.stumble, 30*k.cfg.Ack))
+	l.stumble++
+	k.wakeAt(p, l.pause)
 }
 
 // unfetched books a transport failure against both ends.

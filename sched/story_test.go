@@ -280,6 +280,8 @@ func TestFalseAccuser(t *testing.T)         { golden(t, "false-accuser") }
 func TestParentKilledBeforeVerdict(t *testing.T) {
 	golden(t, "parent-killed-between-stream-and-verdict")
 }
+func TestThrownAway(t *testing.T)        { golden(t, "thrown-away") }
+func TestThrownAwayInWork(t *testing.T)  { golden(t, "thrown-away-in-work") }
 func TestSeedRestart(t *testing.T)       { golden(t, "seed-restart") }
 func TestSilentAndBack(t *testing.T)     { golden(t, "silent-and-back") }
 func TestUnknownLength(t *testing.T)     { golden(t, "unknown-length") }

@@ -342,3 +342,29 @@ func TestAccusationAfterAFailure(t *testing.T) {
 		}
 	})
 }
+
+// TestThrownAway: a peer that received a piece before its digest, and throws it
+// away without knowing whom to blame, gets it again.
+func TestThrownAway(t *testing.T) {
+	inTime(t, nil, func(w *world) {
+		url, o := w.source("a", 1)
+		o.pace = time.Second
+		p := w.peer()
+		p.register(p.wants(url))
+		first := p.sync()
+		if len(first.Assignments) != 1 || !first.Assignments[0].Digest.IsZero() {
+			w.Fatalf("%+v", first)
+		}
+		p.later(p.report(about(dragonfly.EventReceived, first.Assignments[0])))
+		w.wait(2 * time.Second) // the digest came
+		p.later(p.report(failure(first.Assignments[0], dragonfly.FailCanceled)))
+		w.wait(2 * time.Second)
+		var again []dragonfly.Assignment
+		for work, ok := p.next(); ok; work, ok = p.next() {
+			again = append(again, work.Assignments...)
+		}
+		if len(again) != 1 || again[0].Digest != digestOf(o.version, 0) {
+			w.Errorf("%+v", again)
+		}
+	})
+}
