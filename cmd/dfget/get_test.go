@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"dragonfly/internal/version"
 )
@@ -346,7 +347,7 @@ func TestInterrupted(t *testing.T) {
 			cancel(interrupted{signal})
 		}()
 		got := h.dfgetUntil(ctx, "--home", h.home, "-s", "0", "-p", "source", "-i", fmt.Sprint(status), "-o", h.path("out/f"), "-u", o.URL+"/f")
-		if got.status != status || !strings.Contains(got.out, fmt.Sprintf("download FAIL(%d) ", status)) || !strings.Contains(got.out, "interrupted ("+signal.String()+")") {
+		if got.status != status || !strings.Contains(got.out, fmt.Sprintf("download FAIL(%d) ", status)) || !strings.Contains(got.out, "interrupted ("+unix.SignalName(signal)+")") {
 			t.Errorf("exit status %d: %s", got.status, got.out)
 		}
 		only(t, h.path("out"))

@@ -21,6 +21,7 @@ import (
 	_ "time/tzdata" // a container may have nothing but TZ
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"dragonfly/agent"
 	"dragonfly/internal/settings"
@@ -53,7 +54,7 @@ func (s surroundings) place(home string) (agent.Place, error) {
 // interrupted is the signal that ended a context.
 type interrupted struct{ signal syscall.Signal }
 
-func (i interrupted) Error() string { return "interrupted (" + i.signal.String() + ")" }
+func (i interrupted) Error() string { return "interrupted (" + unix.SignalName(i.signal) + ")" }
 
 // signals is a context that ends with an interrupted when the user or the
 // system says so.
@@ -136,8 +137,8 @@ const widestHelp = 110
 // filesDoc and exitStatusDoc end the help.
 const (
 	filesDoc = `Files:
-  /etc/dragonfly/dfget.yml                 settings; flags beat the environment, which beats it
-  /etc/dragonfly.conf                      [node] address=IP,…: supernodes, if the other is not there
+  /etc/dragonfly/dfget.yml                 settings; environment and flags win
+  /etc/dragonfly.conf                      instead: [node] address=IP,IP
   $HOME/.small-dragonfly/logs/dfclient.log what happened to each download
   $HOME/.small-dragonfly/logs/dfserver.log what happened to the dfget server
 

@@ -159,6 +159,13 @@ func (s *screen) measure(done int64, now time.Time) {
 	s.last, s.bytes = now, done
 }
 
+// seen is the progress that was shown last, if any.
+func (s *screen) seen() (p peer.Progress, known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state, s.known
+}
+
 func (s *screen) erase() {
 	if s.drawn {
 		fmt.Fprint(s.w, "\r\x1b[K")
@@ -169,11 +176,15 @@ func (s *screen) erase() {
 // shortestBar and longestBar bound the bar itself, in columns.
 const shortestBar, longestBar = 10, 40
 
+// margin stays free at the right: a full line would make the terminal begin the
+// next one, and so would the ^C of a user who ends the download.
+const margin = 3
+
 // barText is percentage, bar, bytes, rate, time left and share from peers, as
 // far as they are known. What does not fit into a line of wide columns is left
 // out whole, the least important first.
 func barText(p peer.Progress, rate float64, wide int) string {
-	room := max(0, wide-1) // a full line would make the terminal begin the next one
+	room := max(0, wide-margin)
 	var percent, amount, left, share string
 	done := max(0, p.Done)
 	amount = bytesText(float64(done))

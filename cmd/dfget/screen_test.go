@@ -29,18 +29,18 @@ func TestBarText(t *testing.T) {
 		want string
 	}{
 		{half, 10 << 20, 200, " 45% [==================                      ] 90.0MB/200.0MB 10.0MB/s 11s left, 66% from peers"},
-		{half, 10 << 20, 80, " 45% [==========             ] 90.0MB/200.0MB 10.0MB/s 11s left, 66% from peers"},
+		{half, 10 << 20, 80, " 45% [=========            ] 90.0MB/200.0MB 10.0MB/s 11s left, 66% from peers"},
 		{half, 10 << 20, 60, " 45% 90.0MB/200.0MB 10.0MB/s 11s left, 66% from peers"},
 		{half, 10 << 20, 40, " 45% 90.0MB/200.0MB 10.0MB/s 11s left"},
 		{half, 10 << 20, 25, " 45% 10.0MB/s 11s left"},
 		{half, 10 << 20, 20, " 45% 10.0MB/s"},
-		{half, 0, 80, " 45% [================                    ] 90.0MB/200.0MB 0B/s, 66% from peers"},
-		{half, 1, 80, " 45% [===========               ] 90.0MB/200.0MB 1B/s days left, 66% from peers"},
+		{half, 0, 80, " 45% [===============                   ] 90.0MB/200.0MB 0B/s, 66% from peers"},
+		{half, 1, 80, " 45% [==========              ] 90.0MB/200.0MB 1B/s days left, 66% from peers"},
 		{peer.Progress{Length: dragonfly.UnknownLength, Done: 5000}, 100, 80, "4.9KB 100B/s"},
 		{peer.Progress{Length: 0}, 0, 80, "0B 0B/s"},
-		{peer.Progress{Length: 10, Done: 10, FromSource: 10}, 10, 80, "100% [===================================] 10B/10B 10B/s 0s left, 0% from peers"},
+		{peer.Progress{Length: 10, Done: 10, FromSource: 10}, 10, 80, "100% [=================================] 10B/10B 10B/s 0s left, 0% from peers"},
 		{peer.Progress{Length: 10, Done: 20}, 10, 80, "100% [========================================] 10B/10B 10B/s 0s left"}, // told twice
-		{peer.Progress{Length: 3 << 40, Done: 1 << 40}, 1 << 30, 80, " 33% [=============                           ] 1.0TB/3.0TB 1.0GB/s 34m8s left"},
+		{peer.Progress{Length: 3 << 40, Done: 1 << 40}, 1 << 30, 80, " 33% [=============                          ] 1.0TB/3.0TB 1.0GB/s 34m8s left"},
 	} {
 		if got := barText(v.p, v.rate, v.wide); got != v.want {
 			t.Errorf("%+v in %d columns:\n%q, want\n%q", v.p, v.wide, got, v.want)
@@ -49,7 +49,7 @@ func TestBarText(t *testing.T) {
 	for wide := 0; wide <= 200; wide++ {
 		for _, p := range []peer.Progress{half, {Length: dragonfly.UnknownLength, Done: 1 << 40}, {Length: 1, Done: 1}, {Done: -1}} {
 			got := barText(p, 123456789, wide)
-			if len(got) > max(0, wide-1) || strings.HasPrefix(got, "  ") || strings.HasSuffix(got, " ") {
+			if len(got) > max(0, wide-margin) || strings.HasPrefix(got, "  ") || strings.HasSuffix(got, " ") {
 				t.Errorf("%d columns: %q", wide, got)
 			}
 			if strings.Contains(got, "[") {

@@ -113,7 +113,11 @@ func Manual(c *cobra.Command) string {
 		b.WriteString(".fi\n")
 	}
 	if c.Example != "" {
-		fmt.Fprintf(&b, ".SH EXAMPLES\n.nf\n%s\n.fi\n", roff(c.Example))
+		b.WriteString(".SH EXAMPLES\n.nf\n")
+		for line := range strings.SplitSeq(c.Example, "\n") {
+			b.WriteString(roff(line) + "\n") // without the indentation that help wants
+		}
+		b.WriteString(".fi\n")
 	}
 	var also []string
 	if c.HasParent() {
