@@ -25,6 +25,7 @@ func (w *world) took(d *peer.Download) time.Duration {
 func near(got, want time.Duration) bool { return got > want*9/10 && got < want*11/10 }
 
 func TestJobLimit(t *testing.T) {
+	t.Parallel()
 	for _, swarm := range []bool{true, false} {
 		t.Run(fmt.Sprint("swarm ", swarm), func(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world) {
@@ -46,6 +47,7 @@ func TestJobLimit(t *testing.T) {
 }
 
 func TestEngineLimit(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		m := w.machine("10.0.1.1", filepath.Join(w.dir, "host"), options{receive: 2 * mib})
@@ -67,6 +69,7 @@ func TestEngineLimit(t *testing.T) {
 
 // TestTwoJobsShareOneDownload: and the looser limit.
 func TestTwoJobsShareOneDownload(t *testing.T) {
+	t.Parallel()
 	for _, swarm := range []bool{true, false} {
 		t.Run(fmt.Sprint("swarm ", swarm), func(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world) {
@@ -98,6 +101,7 @@ func TestTwoJobsShareOneDownload(t *testing.T) {
 
 // TestCancelLeavesTheOtherJob: the first or the second is cancelled.
 func TestCancelLeavesTheOtherJob(t *testing.T) {
+	t.Parallel()
 	for _, swarm := range []bool{true, false} {
 		for _, first := range []bool{true, false} {
 			t.Run(fmt.Sprint("swarm ", swarm, " first ", first), func(t *testing.T) {
@@ -136,6 +140,7 @@ func TestCancelLeavesTheOtherJob(t *testing.T) {
 // TestCancelledDownloadIsContinued: what was verified stays, nothing is fetched
 // while nobody wants it.
 func TestCancelledDownloadIsContinued(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		w.net.limit(nodeA, 4*mib)
@@ -159,6 +164,7 @@ func TestCancelledDownloadIsContinued(t *testing.T) {
 }
 
 func TestTimeoutGivesSwarmAndSourceTheirTime(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		w.net.freeze(nodeA, true)
@@ -186,6 +192,7 @@ func TestTimeoutGivesSwarmAndSourceTheirTime(t *testing.T) {
 // TestFullStore: a store without room is a clear error, costs no parent its
 // reputation and loses nothing.
 func TestFullStore(t *testing.T) {
+	t.Parallel()
 	for _, swarm := range []bool{true, false} {
 		t.Run(fmt.Sprint("swarm ", swarm), func(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world) {
@@ -219,6 +226,7 @@ func TestFullStore(t *testing.T) {
 }
 
 func TestSeedWithoutRoomLeavesTheSourceToPeers(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		n.stop()
@@ -236,6 +244,7 @@ func TestSeedWithoutRoomLeavesTheSourceToPeers(t *testing.T) {
 // TestIdleAndExpire: an engine is idle when nothing is downloaded or uploaded;
 // what nobody keeps leaves the swarm.
 func TestIdleAndExpire(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		m := w.host("10.0.1.1")

@@ -33,6 +33,7 @@ func (w *world) fetchedOnce(before, after peer.Progress, inWork int64) {
 }
 
 func TestResumeAfterClose(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		w.net.limit(nodeA, 4*mib)
@@ -50,6 +51,7 @@ func TestResumeAfterClose(t *testing.T) {
 }
 
 func TestResumeAfterKill(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		w.net.limit(nodeA, 4*mib)
@@ -63,6 +65,7 @@ func TestResumeAfterKill(t *testing.T) {
 }
 
 func TestResumeFromSourceAfterKill(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		w.net.limit(originHost, 4*mib)
 		m := w.host("10.0.1.1")
@@ -75,6 +78,7 @@ func TestResumeFromSourceAfterKill(t *testing.T) {
 }
 
 func TestSeedResumesAfterKill(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		w.net.limit(originHost, 4*mib)
@@ -95,6 +99,7 @@ func TestSeedResumesAfterKill(t *testing.T) {
 }
 
 func TestSupernodeRestartsInMidDownload(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		w.origin.content = random(1, 5*pieceLen)
 		n := w.node(nodeA)
@@ -137,6 +142,7 @@ func (w *world) ranked() (owner, other *node) {
 }
 
 func TestMigrationKeepsAllPieces(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		owner, other := w.ranked()
 		w.net.limit(owner.ip, 4*mib)
@@ -163,6 +169,7 @@ func TestMigrationKeepsAllPieces(t *testing.T) {
 }
 
 func TestEachSupernodeIsTriedTwiceThenTheSource(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		owner, other := w.ranked()
 		owner.kill()
@@ -183,6 +190,7 @@ func TestEachSupernodeIsTriedTwiceThenTheSource(t *testing.T) {
 }
 
 func TestSourceAfterAllSupernodesAreLostInMidDownload(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		owner, other := w.ranked()
 		w.net.limit(owner.ip, 4*mib)
@@ -200,6 +208,7 @@ func TestSourceAfterAllSupernodesAreLostInMidDownload(t *testing.T) {
 }
 
 func TestNoSourceFailsWhenNoSupernodeCanBeUsed(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		n.kill()
@@ -220,6 +229,7 @@ func TestNoSourceFailsWhenNoSupernodeCanBeUsed(t *testing.T) {
 }
 
 func TestSilentSupernodesHoldNobodyUp(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name  string
 		nodes int
@@ -245,6 +255,7 @@ func TestSilentSupernodesHoldNobodyUp(t *testing.T) {
 }
 
 func TestSupernodeSilentAfterOpenHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		m := w.host("10.0.1.1")
@@ -263,6 +274,7 @@ func TestSupernodeSilentAfterOpenHoldsNobodyUp(t *testing.T) {
 }
 
 func TestSilentSupernodeInMidDownload(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		w.net.limit(nodeA, 4*mib)
@@ -282,6 +294,7 @@ func TestSilentSupernodeInMidDownload(t *testing.T) {
 // TestBytesOfPeersAreNotTakenForTheSources: what an earlier process got from
 // a rotten parent is not kept when only the source is left to go on with.
 func TestBytesOfPeersAreNotTakenForTheSources(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		w.origin.content = random(1, pieceLen)
 		n := w.node(nodeA)

@@ -221,6 +221,7 @@ func (w *world) parent(ip string, content []byte) dragonfly.Parent {
 // TestChildGetsBytesThatItsParentIsReceiving: the bytes of one piece pass two
 // hops in hardly more time than one.
 func TestChildGetsBytesThatItsParentIsReceiving(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		w.origin.content = random(1, pieceLen)
 		w.net.limit(originHost, mib)
@@ -251,6 +252,7 @@ func TestChildGetsBytesThatItsParentIsReceiving(t *testing.T) {
 
 // TestLostParentCostsOnlyTheRest: the child goes on at its offset elsewhere.
 func TestLostParentCostsOnlyTheRest(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name string
 		lose func(w *world, ip string)
@@ -285,6 +287,7 @@ func TestLostParentCostsOnlyTheRest(t *testing.T) {
 // TestBadPieceResetsTheStreamsThatItFeeds: a receiver whose own copy proves bad
 // does not let its children wait for the rest of it.
 func TestBadPieceResetsTheStreamsThatItFeeds(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		w.origin.content = random(1, pieceLen)
 		liar, middle, child := w.holder("10.0.1.1"), w.actor("10.0.1.2"), w.actor("10.0.1.3")
@@ -311,6 +314,7 @@ func TestBadPieceResetsTheStreamsThatItFeeds(t *testing.T) {
 // TestGuiltySenderIsNamed: with several senders of one piece the block digests
 // of the others tell which one it was.
 func TestGuiltySenderIsNamed(t *testing.T) {
+	t.Parallel()
 	const cut = pieceLen / 3 / dragonfly.BlockLen * dragonfly.BlockLen
 	spans := []dragonfly.Span{{From: 0, To: cut}, {From: cut, To: 2 * cut}, {From: 2 * cut, To: pieceLen}}
 	for guilty := range spans {
@@ -348,6 +352,7 @@ func TestGuiltySenderIsNamed(t *testing.T) {
 // TestNobodyIsBlamedWithoutProof: when no sender can prove who it was, nobody is
 // accused, and the piece is fetched anew.
 func TestNobodyIsBlamedWithoutProof(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		w.origin.content = random(1, pieceLen)
 		const cut = 16 * dragonfly.BlockLen
@@ -375,13 +380,14 @@ func TestNobodyIsBlamedWithoutProof(t *testing.T) {
 // TestReassignedSpanGoesOnWhereItStands: an assignment that is taken back and
 // given to another parent at once does not disturb the new one.
 func TestReassignedSpanGoesOnWhereItStands(t *testing.T) {
-	for delay := range 20 {
+	t.Parallel()
+	for delay := range 8 {
 		inWorld(t, func(t *testing.T, w *world) {
 			w.origin.content = random(1, pieceLen)
 			one, two, child := w.holder("10.0.1.1"), w.holder("10.0.1.2"), w.actor("10.0.1.3")
 			w.net.limit(one.ip, 8*mib)
 			id := child.whole(0, one.as(), w.digest(0))
-			<-time.After(time.Duration(100+7*delay) * time.Millisecond)
+			<-time.After(time.Duration(100+17*delay) * time.Millisecond)
 			child.say(dragonfly.Work{Cancellations: []dragonfly.AssignmentID{id}, Assignments: []dragonfly.Assignment{{
 				ID: 100, Task: child.info.Task, Version: child.info.Version, Span: dragonfly.Span{To: pieceLen},
 				Parent: two.as(), Digest: w.digest(0)}}})
@@ -398,6 +404,7 @@ func TestReassignedSpanGoesOnWhereItStands(t *testing.T) {
 
 // TestWrongParents: each lie and failure of a parent has its reason.
 func TestWrongParents(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name    string
 		parent  http.HandlerFunc
@@ -448,6 +455,7 @@ func TestWrongParents(t *testing.T) {
 // TestCleanEndOfUnknownLengthIsNoFailure: a child may see the end of the content
 // before it hears of its length.
 func TestCleanEndOfUnknownLengthIsNoFailure(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		w.origin.content, w.origin.chunked = random(1, mib), true
 		length := int64(len(w.origin.content))
@@ -472,6 +480,7 @@ func TestCleanEndOfUnknownLengthIsNoFailure(t *testing.T) {
 // TestOvertakenRegistration: what a supernode says before its answer to a
 // registration arrived is not lost.
 func TestOvertakenRegistration(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		m := w.host("10.0.1.1")
@@ -490,6 +499,7 @@ func TestOvertakenRegistration(t *testing.T) {
 // TestSeedEndsItsAssignments: a seed reads a content of more pieces than it
 // takes at once.
 func TestSeedEndsItsAssignments(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		w.origin.content = slices.Repeat(random(1, 1<<16), 40*pieceLen>>16)
 		n := w.node(nodeA)

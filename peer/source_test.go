@@ -18,6 +18,7 @@ import (
 // TestEveryKindOfOrigin: whatever an origin does not say, every peer gets the
 // same bytes.
 func TestEveryKindOfOrigin(t *testing.T) {
+	t.Parallel()
 	small := random(2, 100*kib)
 	for _, test := range []struct {
 		name   string
@@ -83,6 +84,7 @@ func unended(content []byte) func(http.ResponseWriter, *http.Request) bool {
 }
 
 func TestChunkedBodyWithoutItsEndIsAnError(t *testing.T) {
+	t.Parallel()
 	for _, swarm := range []bool{true, false} {
 		t.Run(fmt.Sprint("swarm ", swarm), func(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world) {
@@ -103,6 +105,7 @@ func TestChunkedBodyWithoutItsEndIsAnError(t *testing.T) {
 // TestSourceErrors: what the source says reaches the job, with a supernode and
 // without.
 func TestSourceErrors(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		status int
 		want   dragonfly.Kind
@@ -140,6 +143,7 @@ func TestSourceErrors(t *testing.T) {
 }
 
 func TestSourceThatCannotBeReached(t *testing.T) {
+	t.Parallel()
 	for _, swarm := range []bool{true, false} {
 		t.Run(fmt.Sprint("swarm ", swarm), func(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world) {
@@ -157,6 +161,7 @@ func TestSourceThatCannotBeReached(t *testing.T) {
 }
 
 func TestSourceThatNeverAnswers(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		w.net.freeze(originHost, true)
 		began := time.Now()
@@ -172,6 +177,7 @@ func TestSourceThatNeverAnswers(t *testing.T) {
 // TestSourceThatBreaksOffIsAskedForTheRest: with and without supernode the
 // download goes on where the body broke off.
 func TestSourceThatBreaksOffIsAskedForTheRest(t *testing.T) {
+	t.Parallel()
 	for _, swarm := range []bool{true, false} {
 		t.Run(fmt.Sprint("swarm ", swarm), func(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world) {
@@ -192,6 +198,7 @@ func TestSourceThatBreaksOffIsAskedForTheRest(t *testing.T) {
 }
 
 func TestSourceIsAskedAgainAfterPauses(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		var times []time.Time
 		w.origin.handle = func(rw http.ResponseWriter, r *http.Request) bool {
@@ -224,6 +231,7 @@ func TestSourceIsAskedAgainAfterPauses(t *testing.T) {
 
 // TestThrottledSourceIsLeftAlone: Retry-After is heeded.
 func TestThrottledSourceIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		w.origin.cutAfter = mib
 		var refused, again time.Time
@@ -247,6 +255,7 @@ func TestThrottledSourceIsLeftAlone(t *testing.T) {
 }
 
 func TestNoSupernodeMeansTheSource(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		var watch watcher
 		j := job()
@@ -260,6 +269,7 @@ func TestNoSupernodeMeansTheSource(t *testing.T) {
 }
 
 func TestPatternSourceReadsTheSource(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		j := job(w.node(nodeA))
 		j.Pattern = peer.PatternSource
@@ -274,6 +284,7 @@ func TestPatternSourceReadsTheSource(t *testing.T) {
 // TestGrantInMidDownload: when the seed cannot go on, the supernode leaves the
 // source to the peer, which keeps what it has.
 func TestGrantInMidDownload(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		w.net.limit(originHost, 4*mib)

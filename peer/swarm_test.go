@@ -10,6 +10,7 @@ import (
 )
 
 func TestOnePeerCold(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		m := w.host("10.0.1.1")
@@ -35,6 +36,7 @@ func TestOnePeerCold(t *testing.T) {
 }
 
 func TestTwentyPeersAtOnce(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		size := int64(len(w.origin.content))

@@ -30,6 +30,7 @@ func (w *world) change(content []byte, etag string) {
 // TestContentChangesInMidDownload: all peers get the new bytes, and none of
 // them a mixture.
 func TestContentChangesInMidDownload(t *testing.T) {
+	t.Parallel()
 	for _, etags := range [][2]string{{`"one"`, `"two"`}, {"", ""}} {
 		t.Run(fmt.Sprintf("validator %q", etags[0]), func(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world) {
@@ -52,6 +53,7 @@ func TestContentChangesInMidDownload(t *testing.T) {
 }
 
 func TestContentChangesInMidDownloadWithoutSupernode(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		w.net.limit(originHost, 4*mib)
 		d := w.host("10.0.1.1").start(job())
@@ -65,6 +67,7 @@ func TestContentChangesInMidDownloadWithoutSupernode(t *testing.T) {
 // TestRevalidation: a content that a host and the seed have is asked about once
 // per 10 s, and fetched again only when it changed.
 func TestRevalidation(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		a, b := w.host("10.0.1.1"), w.host("10.0.1.2")
@@ -92,6 +95,7 @@ func TestRevalidation(t *testing.T) {
 }
 
 func TestRevalidationWithoutSupernode(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		m := w.host("10.0.1.1")
 		w.succeed(m.start(job()), w.origin.content)
@@ -117,6 +121,7 @@ func digestOf(t *testing.T, text string) dragonfly.Digest {
 // TestWrongDigestFailsThatJobOnly: another job for the same URL without the
 // expectation, and one with the right digest, succeed.
 func TestWrongDigestFailsThatJobOnly(t *testing.T) {
+	t.Parallel()
 	for _, swarm := range []bool{true, false} {
 		for _, algorithm := range []string{"md5", "sha256"} {
 			t.Run(fmt.Sprint(algorithm, " swarm ", swarm), func(t *testing.T) {
@@ -153,6 +158,7 @@ func TestWrongDigestFailsThatJobOnly(t *testing.T) {
 // TestDigestInTheURL: a content that is not what its URL says is given to
 // nobody; one that is succeeds, and is not asked about again.
 func TestDigestInTheURL(t *testing.T) {
+	t.Parallel()
 	for _, right := range []bool{true, false} {
 		t.Run(fmt.Sprint("right ", right), func(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world) {
@@ -191,6 +197,7 @@ func TestDigestInTheURL(t *testing.T) {
 
 // TestReaderGivesVerifiedBytesInOrder: as they come, from any offset.
 func TestReaderGivesVerifiedBytesInOrder(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		n := w.node(nodeA)
 		w.net.limit(nodeA, 4*mib)
@@ -211,6 +218,7 @@ func TestReaderGivesVerifiedBytesInOrder(t *testing.T) {
 }
 
 func TestReaderGivesFirstPiecesBeforeTheEnd(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		w.net.limit(originHost, mib)
 		d := w.host("10.0.1.1").start(job())
@@ -233,6 +241,7 @@ func TestReaderGivesFirstPiecesBeforeTheEnd(t *testing.T) {
 
 // TestFailedDownloadNeverEndsCleanly: a reader of it gets an error, not io.EOF.
 func TestFailedDownloadNeverEndsCleanly(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name string
 		fail func(w *world, m *machine, d *peer.Download)
@@ -290,6 +299,7 @@ func TestFailedDownloadNeverEndsCleanly(t *testing.T) {
 }
 
 func TestReaderOfTheWrongContentDoesNotEndCleanly(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		j := job()
 		j.Request.Digest = digestOf(t, "sha256:"+strings.Repeat("ab", 32))
@@ -305,6 +315,7 @@ func TestReaderOfTheWrongContentDoesNotEndCleanly(t *testing.T) {
 }
 
 func TestReaderEndsWithItsContext(t *testing.T) {
+	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
 		w.net.limit(originHost, mib)
 		d := w.host("10.0.1.1").start(job())
