@@ -55,7 +55,7 @@ func greet(ctx context.Context, c *conn, ours Build) (_ *Client, err error) {
 		return nil, gone(err)
 	}
 	if uid != os.Geteuid() && uid != 0 {
-		return nil, &dragonfly.Error{Kind: dragonfly.Denied, Message: fmt.Sprintf("the dfget server (process %d) belongs to account %d", pid, uid)}
+		return nil, &dragonfly.Error{Kind: dragonfly.Denied, Message: fmt.Sprintf("the dfget server (process %d) belongs to account %d: run dfget as that account, or give it another home with --home", pid, uid)}
 	}
 	c.u.SetDeadline(time.Now().Add(handshake))
 	defer context.AfterFunc(ctx, func() { c.u.SetDeadline(time.Unix(1, 0)) })()

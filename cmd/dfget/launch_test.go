@@ -108,6 +108,36 @@ func TestOneStarts(t *testing.T) {
 	}
 }
 
+// TestTwoAtOnce: two downloads of one URL, with no agent before: one agent, one
+// request to the source, two outputs.
+func TestTwoAtOnce(t *testing.T) {
+	h, o := newHost(t), newOrigin(t, 100_000)
+	held := o.hold()
+	go func() {
+		<-held.reached
+		close(held.open)
+	}()
+	var wg sync.WaitGroup
+	outs := []string{h.path("one"), h.path("two")}
+	for _, out := range outs {
+		wg.Go(func() {
+			if got := h.get("-p", "source", "-o", out, "-u", o.URL+"/f"); got.status != 0 {
+				t.Errorf("exit status %d: %s", got.status, got.out)
+			}
+		})
+	}
+	wg.Wait()
+	for _, out := range outs {
+		h.isContent(out, o.content)
+	}
+	if n := strings.Count(contentOfPath(t, filepath.Join(h.home, "logs", "dfserver.log")), "start peer server success"); n != 1 {
+		t.Errorf("%d agents", n)
+	}
+	if n := strings.Count(h.log(), "download SUCCESS"); n != 2 {
+		t.Errorf("%d successes in\n%s", n, h.log())
+	}
+}
+
 // TestStartFails: the error reaches the user, and the next client may try.
 func TestStartFails(t *testing.T) {
 	h := newHost(t)

@@ -14,6 +14,7 @@ import (
 	"path"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -197,8 +198,12 @@ func (t target) failure(err error) error {
 	return err
 }
 
+var umasking sync.Mutex
+
 // umask is the process's, which can only be read by setting it.
 func umask() int {
+	umasking.Lock()
+	defer umasking.Unlock()
 	old := unix.Umask(0o077)
 	unix.Umask(old)
 	return old
