@@ -303,6 +303,36 @@ func TestStream(t *testing.T) {
 	}
 }
 
+// TestStreamThatJustEnded: a download that ends in the moment in which its
+// bytes are asked for has no reader yet; it is asked for once more. If there is
+// none at all the job fails, and the agent goes on.
+func TestStreamThatJustEnded(t *testing.T) {
+	e, p := newFakeEngine(t), testPlace(t)
+	e.contents[testURL] = content(1000)
+	startAgent(t, p, e)
+	job := testJob(testURL)
+	job.Stream = true
+	for _, nothing := range []int{1, 2} {
+		e.noReader = nothing
+		got := make(chan []byte, 1)
+		c := dial(t, p, testBuild)
+		result, _, err := c.Run(t.Context(), job, Listener{Stream: func(pipe *os.File) {
+			go func() {
+				defer pipe.Close()
+				b, _ := io.ReadAll(pipe)
+				got <- b
+			}()
+		}})
+		if err != nil || (result.Error == nil) != (nothing == 1) {
+			t.Fatalf("%d times nothing: %v, %v", nothing, result.Error, err)
+		}
+		if b := <-got; nothing == 1 && !bytes.Equal(b, e.contents[testURL]) {
+			t.Errorf("%d bytes", len(b))
+		}
+		c.Placed(Placed{})
+	}
+}
+
 // begun waits until n jobs wait for a task.
 func begun(t *testing.T, e *fakeEngine, url string, n int) {
 	t.Helper()

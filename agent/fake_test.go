@@ -26,6 +26,7 @@ type fakeEngine struct {
 	contents map[string][]byte
 	failures map[string]error
 	script   func(peer.Observer, dragonfly.TaskID) // called by each download
+	noReader int                                   // how often Reader finds a download just ended and gives nothing
 
 	mu    sync.Mutex // guards below
 	gates map[string]chan struct{}
@@ -151,6 +152,10 @@ func (d *fakeDownload) File() (*os.File, error) { return os.Open(d.t.e.path(d.jo
 func (d *fakeDownload) Reader(ctx context.Context, from int64) (io.Reader, error) {
 	if err := d.Wait(ctx); err != nil {
 		return nil, err
+	}
+	if d.t.e.noReader > 0 {
+		d.t.e.noReader--
+		return nil, nil
 	}
 	return bytes.NewReader(d.t.e.contents[d.t.url][from:]), nil
 }

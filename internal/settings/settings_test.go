@@ -399,6 +399,73 @@ func TestHelp(t *testing.T) {
 	}
 }
 
+// TestGroupedHelp: flags stand under the titles of their struct, in its order,
+// a section's with those of the section; the rest and the appendix follow.
+func TestGroupedHelp(t *testing.T) {
+	var o struct {
+		Zulu     string            `flag:"zulu" group:"First" usage:"the last letter"`
+		Location settings.Location `key:"location" group:"Second"`
+		Alpha    bool              `flag:"alpha" group:"First" usage:"the first letter of a text that is so long that it does not fit into one line"`
+		Other    int               `flag:"other" usage:"in no group"`
+	}
+	c := &cobra.Command{Use: "tool", Short: "A tool", Example: "  tool --zulu z", Run: func(*cobra.Command, []string) {},
+		Annotations: map[string]string{settings.Appendix: "Files:\n  /etc/tool  settings\n\nExit status:\n  0  good"}}
+	settings.Of(&o).AddFlags(c.Flags())
+	c.Flags().SortFlags = false
+	c.AddCommand(&cobra.Command{Use: "sub", Short: "Another", Run: func(*cobra.Command, []string) {}})
+	c.CompletionOptions.DisableDefaultCmd = true
+	c.SetHelpCommand(&cobra.Command{Use: "no-help", Hidden: true})
+	settings.Help(c, func() int { return 60 })
+	var out bytes.Buffer
+	c.SetOut(&out)
+	if err := c.Usage(); err != nil {
+		t.Fatal(err)
+	}
+	want := `Usage:
+  tool [flags]
+  tool COMMAND
+
+Examples:
+  tool --zulu z
+
+First:
+      --zulu string   the last letter
+      --alpha         the first letter of a text that
+                      is so long that it does not fit
+                      into one line
+
+Second:
+      --zone string   data centre or availability zone
+                      of this host; peers of one zone
+                      fetch from one another first
+      --rack string   rack of this host within its zone
+
+Other flags:
+      --other int           in no group
+  -h, --help                help for tool
+
+Commands:
+  sub          Another
+
+Files:
+  /etc/tool  settings
+
+Exit status:
+  0  good
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Error(diff)
+	}
+	for _, page := range []string{settings.Manual(c), settings.Markdown(c)} {
+		plain := strings.ToLower(strings.ReplaceAll(page, `\-`, "-"))
+		for _, part := range []string{"first", "second", "other flags", "--zulu", "files\n", "/etc/tool  settings", "exit status\n", "0  good"} {
+			if !strings.Contains(plain, part) {
+				t.Errorf("no %q in\n%s", part, page)
+			}
+		}
+	}
+}
+
 // FuzzFile: no file makes Load panic, and one that it takes, printed, is taken
 // again.
 func FuzzFile(f *testing.F) {
