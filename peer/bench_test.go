@@ -71,7 +71,7 @@ func (t *task) once(tb testing.TB, h *holding, body *bytes.Reader) {
 	if err != nil || end != a.Span.To {
 		tb.Fatalf("filled up to %d: %v", end, err)
 	}
-	h.discard(0)
+	h.discard(0, h.arrive(0))
 }
 
 // TestNothingIsAllocatedThatGrowsWithThePiece: a piece of 16 MiB costs as many
@@ -84,7 +84,7 @@ func TestNothingIsAllocatedThatGrowsWithThePiece(t *testing.T) {
 		{"source to store", func(task *task, h *holding, m memory) { task.once(t, h, bytes.NewReader(m.content)) }},
 		{"peer to store", func(task *task, h *holding, _ memory) {
 			task.carry(context.Background(), h, assignment(h, 0, dragonfly.ParentPeer))
-			h.discard(0)
+			h.discard(0, h.arrive(0))
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -129,7 +129,7 @@ func BenchmarkCarry(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				t.carry(b.Context(), h, assignment(h, 0, dragonfly.ParentPeer))
-				h.discard(0)
+				h.discard(0, h.arrive(0))
 			}
 		})
 	}

@@ -253,29 +253,40 @@ func (h *holding) cut(a *arrival, span dragonfly.Span) {
 	a.spans = kept
 }
 
-// sent records that an assignment brought a span of the piece, and says
-// whether the piece is whole now.
-func (h *holding) sent(n dragonfly.PieceNum, a *arrival, assignment dragonfly.Assignment, span dragonfly.Span) (whole bool) {
+// sent records that an assignment brought a span of an arriving piece, and says
+// whether the piece is whole now; ok is false when it is not arriving any more.
+func (h *holding) sent(n dragonfly.PieceNum, a *arrival, assignment dragonfly.Assignment, span dragonfly.Span) (whole, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	from, to := h.layout.Extent(n)
-	if span.Len() > 0 || from == to {
+	if h.arriving[n] != a {
+		return false, false
+	}
+	if from, to := h.layout.Extent(n); span.Len() > 0 || from == to {
 		a.senders = append(a.senders, sender{assignment, span})
 	}
+	return h.isWhole(n, a), true
+}
+
+// isWhole says that every byte of an arrival is here and hashed. h.mu is held.
+func (h *holding) isWhole(n dragonfly.PieceNum, a *arrival) bool {
+	from, to := h.layout.Extent(n)
 	return a.fillers == 0 && (from == to || len(a.spans) == 1 && a.spans[0].From <= from && a.spans[0].To >= to)
 }
 
-// give hands out who sent what of an arriving piece, and its computed digest.
-func (h *holding) give(n dragonfly.PieceNum) (a *arrival, digest dragonfly.PieceDigest, ok bool) {
+// whole hands out an arriving piece of which every byte is here, with its
+// digest and the assignment that brought bytes last.
+func (h *holding) whole(n dragonfly.PieceNum) (a *arrival, digest dragonfly.PieceDigest, last dragonfly.Assignment, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	a = h.arriving[n]
-	if a == nil {
-		return nil, digest, false
+	if a == nil || !h.isWhole(n, a) {
+		return nil, digest, last, false
+	}
+	if len(a.senders) > 0 {
+		last = a.senders[len(a.senders)-1].assignment
 	}
 	from, to := h.layout.Extent(n)
-	blocks := a.blocks[:piecehash.Blocks(to-from)]
-	return a, piecehash.Piece(blocks), true
+	return a, piecehash.Piece(a.blocks[:piecehash.Blocks(to-from)]), last, true
 }
 
 // commit turns an arrived piece into a held one.
@@ -307,13 +318,18 @@ func (h *holding) isTorn(n dragonfly.PieceNum) bool {
 	return torn
 }
 
-// discard forgets an arriving piece whose bytes proved wrong. Streams that it
-// feeds are reset, since they wait for bytes of an arrival that is gone.
-func (h *holding) discard(n dragonfly.PieceNum) {
+// discard forgets an arrival whose bytes proved wrong; false: somebody else did,
+// or writes into it and will see. Streams that it feeds are reset, since they
+// wait for bytes of an arrival that is gone.
+func (h *holding) discard(n dragonfly.PieceNum, a *arrival) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.arriving[n] != a || a.fillers > 0 {
+		return false
+	}
 	delete(h.arriving, n)
 	h.notify()
+	return true
 }
 
 // received is how far the piece's bytes are here from its start on, for the

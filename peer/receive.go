@@ -148,11 +148,10 @@ func (t *task) recall(h *holding, n dragonfly.PieceNum) {
 // if nothing can verify it: no digest is known, and some of it came from
 // others.
 func (t *task) restart(h *holding, n dragonfly.PieceNum) {
-	a, _, ok := h.give(n)
-	if !ok || !h.expected(n).IsZero() || h.pure(a) {
+	a := h.arrive(n)
+	if !h.expected(n).IsZero() || h.pure(a) || !h.discard(n, a) {
 		return
 	}
-	h.discard(n)
 	_ = h.content.Drop(n) // lost: the piece is begun anew by a later process, too
 }
 
@@ -241,13 +240,10 @@ func (t *task) landed(h *holding, into *arrival, a dragonfly.Assignment, got dra
 		err = io.ErrUnexpectedEOF
 	}
 	done := PieceDone{Assignment: a, Layout: h.Layout(), Bytes: got.Len(), Took: took}
-	current, _, ok := h.give(a.Piece)
-	if !ok || current != into {
-		t.overtaken(h, done)
-		return
-	}
-	whole := h.sent(a.Piece, into, a, got)
+	whole, ok := h.sent(a.Piece, into, a, got)
 	switch {
+	case !ok:
+		t.overtaken(h, done)
 	case !whole && h.isTorn(a.Piece):
 		t.failed(done, a.Span.From, cmp.Or(err, error(errTorn))) // it is given again, with what was thrown away
 	case !whole && atEnd(err) && !h.Layout().Known():
@@ -280,13 +276,13 @@ func (t *task) overtaken(h *holding, done PieceDone) {
 // known. It says false when the piece proved bad or could not be kept.
 func (t *task) settle(h *holding, done PieceDone) bool {
 	a := done.Assignment
-	arrived, got, ok := h.give(a.Piece)
+	arrived, got, last, ok := h.whole(a.Piece)
 	if !ok {
 		t.overtaken(h, done)
 		return false
 	}
 	want := h.expected(a.Piece)
-	if want.IsZero() && len(arrived.senders) > 0 && h.pure(arrived) {
+	if want.IsZero() && last.Task == h.task && h.pure(arrived) {
 		want = got // this process read it from the source: it is the manifest
 	}
 	if want.IsZero() {
@@ -330,10 +326,13 @@ var errTorn = &dragonfly.Error{Kind: dragonfly.Canceled, Message: "other parts o
 // piece away. With one sender there is nothing to find; with several the
 // block digests, which are proved by the piece's digest, tell.
 func (t *task) accuse(h *holding, a dragonfly.Assignment, arrived *arrival, want dragonfly.PieceDigest, done PieceDone) {
+	if !h.discard(a.Piece, arrived) {
+		t.overtaken(h, done)
+		return
+	}
+	_ = h.content.Drop(a.Piece)
 	start, stop := h.Layout().Extent(a.Piece)
 	blamed := t.culprit(h, a.Piece, arrived, want, dragonfly.Span{From: start, To: stop})
-	h.discard(a.Piece)
-	_ = h.content.Drop(a.Piece)
 	if blamed == nil {
 		h.tear(a.Piece)
 	}

@@ -423,8 +423,7 @@ func (t *task) reconsider(h *holding, n dragonfly.PieceNum) {
 	if h.content.Has(n) || h.expected(n).IsZero() {
 		return
 	}
-	if arrived, _, ok := h.give(n); ok && len(arrived.senders) > 0 && h.sent(n, arrived, dragonfly.Assignment{}, dragonfly.Span{}) {
-		last := arrived.senders[len(arrived.senders)-1].assignment
+	if _, _, last, ok := h.whole(n); ok && last.Task == h.task {
 		t.settle(h, PieceDone{Assignment: last, Layout: h.Layout()})
 	}
 }
