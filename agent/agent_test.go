@@ -307,13 +307,12 @@ func TestStream(t *testing.T) {
 // bytes are asked for has no reader yet; it is asked for once more. If there is
 // none at all the job fails, and the agent goes on.
 func TestStreamThatJustEnded(t *testing.T) {
-	e, p := newFakeEngine(t), testPlace(t)
-	e.contents[testURL] = content(1000)
-	startAgent(t, p, e)
 	job := testJob(testURL)
 	job.Stream = true
 	for _, nothing := range []int{1, 2} {
-		e.noReader = nothing
+		e, p := newFakeEngine(t), testPlace(t)
+		e.contents[testURL], e.noReader = content(1000), nothing
+		startAgent(t, p, e)
 		got := make(chan []byte, 1)
 		c := dial(t, p, testBuild)
 		result, _, err := c.Run(t.Context(), job, Listener{Stream: func(pipe *os.File) {
@@ -330,6 +329,7 @@ func TestStreamThatJustEnded(t *testing.T) {
 			t.Errorf("%d bytes", len(b))
 		}
 		c.Placed(Placed{})
+		dial(t, p, testBuild)
 	}
 }
 
