@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -559,6 +560,34 @@ func TestOneOwner(t *testing.T) {
 	}()
 	first.Release()
 	(<-next).Release()
+	if _, err := os.Stat(p.lock); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the lock's file is still there: %v", err)
+	}
+}
+
+// TestLockIsExclusive: though its file comes and goes, one at a time has it.
+func TestLockIsExclusive(t *testing.T) {
+	p := testPlace(t)
+	var wg sync.WaitGroup
+	var inside atomic.Int32
+	for range 8 {
+		wg.Go(func() {
+			for range 50 {
+				l, err := p.Starting(t.Context().Done())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if n := inside.Add(1); n != 1 {
+					t.Errorf("%d have the lock", n)
+				}
+				runtime.Gosched()
+				inside.Add(-1)
+				l.Release()
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // TestHandOver: a newer client makes an older agent go, whose jobs go on at

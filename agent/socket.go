@@ -90,19 +90,36 @@ func privateDir(path string) error {
 }
 
 // Lock is a lock that the kernel takes back when its process ends.
-type Lock struct{ file *os.File }
+type Lock struct {
+	path string
+	file *os.File
+}
 
 // acquire waits for the lock at path until done is closed.
 func acquire(path string, done <-chan struct{}) (*Lock, error) {
 	if err := privateDir(path); err != nil {
 		return nil, err
 	}
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, err
+	for {
+		file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		if err := flock(file, done); err != nil {
+			return nil, err
+		}
+		l := &Lock{path, file}
+		if l.current() {
+			return l, nil
+		}
+		file.Close() // who had it before took it away, the next one is at another file
 	}
+}
+
+// flock locks the file, or closes it.
+func flock(file *os.File, done <-chan struct{}) error {
 	if unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-		return &Lock{file}, nil
+		return nil
 	}
 	locked := make(chan error, 1)
 	go func() {
@@ -120,22 +137,37 @@ func acquire(path string, done <-chan struct{}) (*Lock, error) {
 	case err := <-locked:
 		if err != nil {
 			file.Close()
-			return nil, fmt.Errorf("lock %s: %w", path, err)
+			return fmt.Errorf("lock %s: %w", file.Name(), err)
 		}
-		return &Lock{file}, nil
+		return nil
 	case <-done:
 		go func() {
 			<-locked
 			file.Close()
 		}()
-		return nil, errWaited
+		return errWaited
 	}
 }
 
 var errWaited = errors.New("gave up waiting")
 
-// Release lets the next one have the lock.
-func (l *Lock) Release() { l.file.Close() }
+// current says that the locked file is the one that others find.
+func (l *Lock) current() bool {
+	ours, err := l.file.Stat()
+	if err != nil {
+		return false
+	}
+	theirs, err := os.Stat(l.path)
+	return err == nil && os.SameFile(ours, theirs)
+}
+
+// Release lets the next one have the lock, and leaves no file behind.
+func (l *Lock) Release() {
+	if l.current() {
+		os.Remove(l.path) // before the lock goes: whoever gets it then looks again
+	}
+	l.file.Close()
+}
 
 // Own takes the lock that an agent holds as long as it runs. It waits for an
 // agent that is just ending until done is closed.

@@ -152,17 +152,7 @@ func TestAliveTime(t *testing.T) {
 	}
 	contains(t, "stdout", contentOf(t, out), readyLine)
 	contains(t, "dfserver.log", contentOfPath(t, filepath.Join(h.home, "logs", "dfserver.log")), "no more task, peer server will stop...", "peer server is shutdown.")
-	only(t, filepath.Join(h.temp, "dragonfly-"+strconv.Itoa(os.Geteuid())), lockNames(t, h)...)
-}
-
-// lockNames are the files beside the socket, which is gone.
-func lockNames(t *testing.T, h *host) []string {
-	t.Helper()
-	place, err := h.surroundings(nil, nil).place(h.home)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return []string{strings.TrimSuffix(filepath.Base(place.Sockets[len(place.Sockets)-1]), ".sock") + ".lock"}
+	only(t, filepath.Join(h.temp, "dragonfly-"+strconv.Itoa(os.Geteuid()))) // neither socket nor lock
 }
 
 // TestServerKeepsUnreadReadyLine: nobody has to read the ready line.
