@@ -25,8 +25,9 @@ var ErrGone = errors.New("there is no dfget server")
 type Client struct {
 	c    *conn
 	ours Build
-	// Agent is the software at the other end.
+	// Agent is the software at the other end, PID its process.
 	Agent Build
+	PID   int
 }
 
 // Dial connects to the agent of a place. ErrGone: there is none.
@@ -59,7 +60,7 @@ func greet(ctx context.Context, c *conn, ours Build) (_ *Client, err error) {
 	}
 	c.u.SetDeadline(time.Now().Add(handshake))
 	defer context.AfterFunc(ctx, func() { c.u.SetDeadline(time.Unix(1, 0)) })()
-	client := &Client{c: c, ours: ours}
+	client := &Client{c: c, ours: ours, PID: pid}
 	if err = c.send(ours, nil); err == nil {
 		err = c.receive(&client.Agent)
 	}

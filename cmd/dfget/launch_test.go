@@ -39,11 +39,16 @@ func (h *host) launcher(number int64, start func(context.Context) error) launche
 // agentAt runs an agent without an engine, of the build with a number.
 func (l launcher) agentAt(t *testing.T, number int64) (*agent.Agent, func()) {
 	t.Helper()
+	return l.agentOf(t, agent.Build{Version: "test", Protocol: agent.Protocol, Number: number})
+}
+
+func (l launcher) agentOf(t *testing.T, build agent.Build) (*agent.Agent, func()) {
+	t.Helper()
 	lock, err := l.place.Own(t.Context().Done())
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := agent.Listen(agent.Options{Place: l.place, Build: agent.Build{Version: "test", Protocol: agent.Protocol, Number: number},
+	a, err := agent.Listen(agent.Options{Place: l.place, Build: build,
 		Engine: agent.EngineOf(nil), Log: quiet, JobLog: nil})
 	if err != nil {
 		t.Fatal(err)

@@ -135,6 +135,9 @@ func (s *server) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := alone(ctx, place, home); err != nil {
+		return err
+	}
 	wait, cancel := context.WithTimeout(ctx, lockTime)
 	defer cancel()
 	lock, err := place.Own(wait.Done())
@@ -153,6 +156,25 @@ func (s *server) run(ctx context.Context) (err error) {
 	}
 	defer listener.Close()
 	return s.serve(ctx, place, contents, listener, log, jobLog)
+}
+
+// alone makes an older agent of the place go, and says that a newer one is
+// there. One that is just ending is waited for later.
+func alone(ctx context.Context, place agent.Place, home string) error {
+	other, err := agent.Dial(ctx, place, build())
+	switch {
+	case errors.Is(err, agent.ErrGone):
+		return nil
+	case err != nil:
+		return err
+	case other.Older():
+		if err := other.HandOver(); !errors.Is(err, agent.ErrGone) {
+			return err
+		}
+		return nil
+	}
+	other.Close()
+	return fmt.Errorf("a dfget server of the home %s runs already, as process %d: end it first, or give another home with --home", home, other.PID)
 }
 
 // openStore opens the data directory. One that another machine has, over a

@@ -78,6 +78,29 @@ func TestPortChoice(t *testing.T) {
 	contains(t, "stderr", got.err, "unknown flag --hom; did you mean --home?")
 }
 
+// TestSecondServer: a home has one server; the second is told at once.
+func TestSecondServer(t *testing.T) {
+	h := newHost(t)
+	h.serve()
+	got := h.dfget("server", "--home", h.home, "--port", "20001")
+	if got.status != 1 || got.out != "" {
+		t.Errorf("exit status %d: %s", got.status, got.out)
+	}
+	contains(t, "stderr", got.err, "dfget: a dfget server of the home "+h.home+" runs already, as process "+strconv.Itoa(os.Getpid())+": end it first, or give another home with --home")
+}
+
+// TestServerTakesOver: dfget server, too, makes an older one go.
+func TestServerTakesOver(t *testing.T) {
+	h := newHost(t)
+	l := h.launcher(-1, nil) // older than any
+	if build().Number == 0 {
+		// Tests have no number: the protocol decides.
+		l.build.Protocol = 0
+	}
+	l.agentOf(t, l.build)
+	h.serve()
+}
+
 // TestMetaEmptied: users are told to empty it (FAQ: data directory); nothing
 // minds, and the end writes it anew.
 func TestMetaEmptied(t *testing.T) {
