@@ -23,8 +23,6 @@ const (
 	sessionPath  = "/p2p/v1/session"
 	registerPath = sessionPath + "/register"
 	syncPath     = sessionPath + "/sync"
-	// nativePrefix is the path that Server expects to be mounted at.
-	nativePrefix = "/p2p/v1/"
 
 	// keyHeader carries a session's credential.
 	keyHeader = "X-Dragonfly-Session"

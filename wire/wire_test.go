@@ -222,7 +222,7 @@ func TestForeignServer(t *testing.T) {
 		"two values":       {write(200, "application/json", `{} {}`), false, "read"},
 		"empty":            {write(200, "application/json", ``), false, "read"},
 		"no content":       {write(204, "", ""), false, "204"},
-		"redirect":         {http.RedirectHandler("http://127.0.0.1:1/", 302).ServeHTTP, false, "302"},
+		"redirect":         {http.RedirectHandler("http://127.0.0.1:1/", http.StatusFound).ServeHTTP, false, "302"},
 		"endless": {func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			for chunk := bytes.Repeat([]byte(" "), 1<<20); ; {
