@@ -120,6 +120,7 @@ func TestTwoAtOnce(t *testing.T) {
 	held := o.hold()
 	go func() {
 		<-held.reached
+		o.held.Store(nil)
 		close(held.open)
 	}()
 	var wg sync.WaitGroup

@@ -287,9 +287,9 @@ func (o *origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(status)
 		return
 	}
+	w.Header().Set("ETag", `"1"`)
 	g := o.held.Load()
 	if g == nil {
-		w.Header().Set("ETag", `"1"`)
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(o.content))
 		return
 	}
