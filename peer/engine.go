@@ -88,9 +88,8 @@ func New(cfg Config) *Engine {
 	if cfg.Stall == 0 {
 		cfg.Stall = 5 * time.Second
 	}
-	e := &Engine{cfg: cfg, tasks: map[dragonfly.TaskID]*task{}, nodes: map[string]*node{}}
+	e := &Engine{cfg: cfg, began: time.Now(), tasks: map[dragonfly.TaskID]*task{}, nodes: map[string]*node{}}
 	e.ctx, e.cancel = context.WithCancelCause(context.Background())
-	e.touched.Store(time.Now().UnixNano())
 	return e
 }
 
@@ -131,7 +130,7 @@ func (e *Engine) Idle() (since time.Time, ok bool) {
 	if e.busy.Load() > 0 {
 		return time.Time{}, false
 	}
-	return time.Unix(0, e.touched.Load()), true
+	return e.began.Add(time.Duration(e.touched.Load())), true
 }
 
 // Sessions are what this process is called at its supernodes; children compare
@@ -153,7 +152,7 @@ func (e *Engine) Sessions() []dragonfly.SessionID {
 func (e *Engine) work() (done func()) {
 	e.busy.Add(1)
 	return sync.OnceFunc(func() {
-		e.touched.Store(time.Now().UnixNano())
+		e.touched.Store(int64(time.Since(e.began)))
 		e.busy.Add(-1)
 	})
 }

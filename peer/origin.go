@@ -53,9 +53,13 @@ func newOrigin(t *task, h *holding) *origin {
 	return &origin{t: t, h: h, req: t.request, wake: make(chan struct{}, 1), ranges: true}
 }
 
-// adopt takes over a body that was opened to learn about the content.
+// adopt takes over a body that was opened to learn about the content. While
+// another one is being read it is not needed.
 func (o *origin) adopt(body *source.Body) {
-	o.reading.Lock()
+	if !o.reading.TryLock() {
+		body.Close()
+		return
+	}
 	defer o.reading.Unlock()
 	o.close()
 	o.take(body, body.From)

@@ -169,7 +169,7 @@ func (t *task) fail(err error) {
 func (t *task) adopt(v dragonfly.Version, layout dragonfly.Layout, ticket dragonfly.Ticket, info source.Info) (*holding, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.h != nil && t.h.version == v {
+	if t.h != nil && t.h.version == v && !t.h.isVoid() {
 		t.h.setTicket(ticket)
 		if layout.Known() && !t.h.Layout().Known() {
 			return t.h, t.h.setLength(layout.Length)

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package peer_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"dragonfly"
+	"dragonfly/peer"
+)
+
+// TestTrouble plays downloads through random trouble that passes: killed and
+// restarted processes, cut, frozen and lying hosts, lost supernodes. Everybody
+// gets the right bytes in the end.
+func TestTrouble(t *testing.T) {
+	t.Parallel()
+	seeds := 12
+	if testing.Short() {
+		seeds = 3
+	}
+	for seed := range seeds {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) { w.trouble(rand.New(rand.NewPCG(uint64(seed), 1))) })
+		})
+	}
+}
+
+func (w *world) trouble(r *rand.Rand) {
+	w.origin.content = random(byte(r.IntN(256)), pieceLen+r.IntN(2*pieceLen))
+	if r.IntN(4) == 0 {
+		w.origin.chunked = true
+	}
+	nodes := []*node{w.node(nodeA), w.node(nodeB)}[:1+r.IntN(2)]
+	for _, n := range nodes {
+		w.net.limit(n.ip, int64(4+r.IntN(12))*mib)
+	}
+	w.net.limit(originHost, int64(2+r.IntN(8))*mib)
+	hosts := w.hosts(3 + r.IntN(3))
+	downloads := make([]*peer.Download, len(hosts))
+	for i, m := range hosts {
+		w.net.limit(m.ip, int64(2+r.IntN(8))*mib)
+		downloads[i] = m.start(job(nodes...))
+	}
+	for range 8 {
+		<-time.After(time.Duration(r.IntN(1500)) * time.Millisecond)
+		n, i := nodes[r.IntN(len(nodes))], r.IntN(len(hosts))
+		host, spell := hosts[i].ip, time.Duration(100+r.IntN(8000))*time.Millisecond
+		switch r.IntN(7) {
+		case 0:
+			hosts[i] = hosts[i].restart(hosts[i].kill())
+			downloads[i] = hosts[i].start(job(nodes...))
+		case 1:
+			hosts[i].close()
+			hosts[i] = hosts[i].restart(hosts[i].dir)
+			downloads[i] = hosts[i].start(job(nodes...))
+		case 2:
+			n.kill()
+			<-time.After(min(spell, 4*time.Second))
+			n.start()
+		case 3:
+			w.net.cut(host, true)
+			time.AfterFunc(spell, func() { w.net.cut(host, false) })
+		case 4:
+			w.net.freeze(host, true)
+			time.AfterFunc(spell, func() { w.net.freeze(host, false) })
+		case 5:
+			w.net.mangle(host, func(b []byte) {
+				if len(b) > 8*kib {
+					b[len(b)/2] ^= 1
+				}
+			})
+			time.AfterFunc(spell, func() { w.net.mangle(host, nil) })
+		case 6:
+			downloads[i].Close()
+			downloads[i] = hosts[i].start(job(nodes...))
+		}
+	}
+	for i, d := range downloads {
+		// A source that knows no ranges may be given up while it is troubled.
+		if err := w.wait(d); err != nil && dragonfly.KindOf(err) == dragonfly.SourceChanged && w.origin.chunked {
+			d = hosts[i].start(job(nodes...))
+		}
+		w.succeed(d, w.origin.content)
+	}
+	<-time.After(10 * time.Second) // until the trouble has passed
+}
