@@ -75,8 +75,9 @@ type Engine struct {
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup
 
-	busy     atomic.Int64  // downloads and streams at work
-	touched  atomic.Int64  // unix nanoseconds of the last one's end
+	busy     atomic.Int64 // downloads and streams at work
+	began    time.Time
+	touched  atomic.Int64  // nanoseconds from began to the last one's end, whatever the clock does
 	sessions atomic.Uint64 // opened so far
 }
 
