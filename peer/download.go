@@ -5,6 +5,7 @@ package peer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/url"
@@ -99,6 +100,7 @@ type Download struct {
 	reason int
 	node   string
 	h      *holding // of the finished content
+	file   *os.File // of it
 }
 
 // Start begins a job and returns at once. Jobs for the same task share one
@@ -120,8 +122,8 @@ func (e *Engine) Start(ctx context.Context, job Job) (*Download, error) {
 	t.mu.Lock()
 	first := len(t.downloads) == 0
 	t.downloads[d] = struct{}{}
-	t.job = job.ID
 	if first {
+		t.job = job.ID
 		t.req, t.serves = job.Request, job.Pattern == PatternP2P
 		for i := range t.bytes {
 			t.bytes[i].Store(0)
@@ -156,21 +158,26 @@ func (t *task) relimit() {
 
 var errStopped = &dragonfly.Error{Kind: dragonfly.Canceled, Message: "the download was cancelled"}
 
-// left takes an ended download out of its task; the last one stops it.
+// left takes an ended download out of its task; the last one stops the
+// transfers.
 func (d *Download) left() {
 	t := d.t
 	t.mu.Lock()
 	delete(t.downloads, d)
 	t.relimit()
-	last, n, h := len(t.downloads) == 0, t.node, t.h
+	last, n, h, job := len(t.downloads) == 0, t.node, t.h, t.job
 	t.mu.Unlock()
-	if last && n != nil && h != nil && !h.complete() {
-		t.mu.Lock()
-		for _, f := range t.flows {
-			f.cancel()
+	if last && h != nil {
+		if !h.complete() {
+			t.mu.Lock()
+			for _, f := range t.flows {
+				f.cancel()
+			}
+			t.mu.Unlock()
 		}
-		t.mu.Unlock()
-		n.report(dragonfly.Event{Kind: dragonfly.EventStopped, Task: t.id, Version: h.version, Job: d.job.ID})
+		if n != nil {
+			n.report(dragonfly.Event{Kind: dragonfly.EventStopped, Task: t.id, Version: h.version, Job: job})
+		}
 	}
 	close(d.done)
 }
@@ -187,44 +194,76 @@ func (d *Download) end(err error) {
 
 // run drives the download to its end.
 func (d *Download) run(ctx context.Context) {
-	err := d.attempt(ctx)
+	h, file, err := d.attempt(ctx)
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = cause
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.err != nil {
-		return // it was ended from outside
+	if d.err != nil { // it was ended from outside
+		if file != nil {
+			file.Close()
+		}
+		return
 	}
-	if err == nil {
-		d.h = d.t.holding()
-	}
-	d.err = err
+	d.h, d.file, d.err = h, file, err
 }
 
-func (d *Download) attempt(ctx context.Context) error {
-	err := d.timed(ctx, d.fetch)
-	d.mu.Lock()
-	asked := d.reason != ReasonNone // the source was, already
-	d.mu.Unlock()
-	if errors.Is(err, errTimeout) && ctx.Err() == nil && !asked {
-		// The swarm had its time; the source gets as much (v1-protocol 9.6).
-		err = d.timed(ctx, func(ctx context.Context) error { return d.fallback(ctx, ReasonNone, err) })
+// attempt brings the content and gives the holding that is complete, with its
+// file, which stays readable when another version follows.
+func (d *Download) attempt(ctx context.Context) (*holding, *os.File, error) {
+	for try := 0; ; try++ {
+		err := d.timed(ctx, d.fetch)
+		d.mu.Lock()
+		asked := d.reason != ReasonNone // the source was, already
+		d.mu.Unlock()
+		if errors.Is(err, errTimeout) && ctx.Err() == nil && !asked {
+			// The swarm had its time; the source gets as much (v1-protocol 9.6).
+			err = d.timed(ctx, func(ctx context.Context) error { return d.fallback(ctx, ReasonNone, err) })
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		h, file, err := d.finish(ctx)
+		if h != nil || err != nil {
+			return h, file, err
+		}
+		if try == anew {
+			return nil, nil, errSuperseded
+		}
 	}
-	want := expectation(d.job.Request)
+}
+
+// finish checks the content that was brought. It gives nothing when that is
+// complete no more: another version began, or the disk had lost a piece.
+func (d *Download) finish(ctx context.Context) (*holding, *os.File, error) {
 	h := d.t.holding()
-	switch {
-	case err != nil:
-		return err
-	case h == nil:
-		return errSuperseded
-	case want.IsZero() || h.content.Meta().Digest == want:
-		return nil
+	if h == nil || !h.complete() {
+		return nil, nil, nil
 	}
-	if err := check(ctx, h, want); err != nil {
-		return err
+	file, err := h.content.OpenFile()
+	if err != nil {
+		return nil, nil, nil
 	}
-	return h.content.SetDigest(want)
+	for n := range dragonfly.PieceNum(h.Layout().Pieces()) {
+		if !h.sure(n) {
+			file.Close()
+			return nil, nil, nil
+		}
+	}
+	if want := expectation(d.job.Request); !want.IsZero() && h.content.Meta().Digest != want {
+		if err = check(ctx, h, want); err == nil {
+			err = h.content.SetDigest(want)
+		}
+		if err != nil {
+			file.Close()
+			if d.t.holding() != h && dragonfly.KindOf(err) != dragonfly.DigestMismatch && ctx.Err() == nil {
+				return nil, nil, nil // it was let go meanwhile
+			}
+			return nil, nil, err
+		}
+	}
+	return h, file, nil
 }
 
 var errTimeout = &dragonfly.Error{Kind: dragonfly.Unavailable, Message: "the download took longer than --timeout or --minrate allow"}
@@ -605,15 +644,15 @@ func (d *Download) Wait(ctx context.Context) error {
 	return d.err
 }
 
-// File is a read-only descriptor of the finished content; the caller closes it.
+// File is a read-only descriptor of the finished content, with an offset of its
+// own; the caller closes it.
 func (d *Download) File() (*os.File, error) {
 	d.mu.Lock()
-	h := d.h
-	d.mu.Unlock()
-	if h == nil {
-		return nil, errors.New("the download has not succeeded")
+	defer d.mu.Unlock()
+	if d.file == nil {
+		return nil, errors.New("the download has not succeeded, or is closed")
 	}
-	return h.content.OpenFile()
+	return os.Open(fmt.Sprintf("/dev/fd/%d", d.file.Fd())) // its name may be away or another's
 }
 
 // Reader gives the verified bytes from the content offset from on, in order
@@ -638,7 +677,14 @@ func (d *Download) Reader(ctx context.Context, from int64) (io.Reader, error) {
 func (d *Download) Close() error {
 	d.close()
 	<-d.done
-	return nil
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.file == nil {
+		return nil
+	}
+	file := d.file
+	d.file = nil
+	return file.Close()
 }
 
 // sourceCID names the source of a URL in logs, beside v1's cids.

@@ -25,6 +25,7 @@ type holding struct {
 	task    dragonfly.TaskID
 	version dragonfly.Version
 	content *store.Content
+	lost    func(dragonfly.PieceNum) // hears of pieces that the disk did not keep
 
 	mu       sync.Mutex // guards all below
 	layout   dragonfly.Layout
@@ -52,9 +53,10 @@ type sender struct {
 	span       dragonfly.Span
 }
 
-func newHolding(content *store.Content, ticket dragonfly.Ticket) *holding {
+func newHolding(content *store.Content, ticket dragonfly.Ticket, lost func(dragonfly.PieceNum)) *holding {
 	meta := content.Meta()
 	return &holding{
+		lost:     lost,
 		task:     meta.Task,
 		version:  meta.Version,
 		content:  content,
@@ -150,6 +152,24 @@ func (h *holding) missing() []dragonfly.PieceNum {
 		}
 	}
 	return out
+}
+
+// sure verifies a held piece whose record is doubtful, since the machine crashed
+// after it was written or a user has a link of the file: before any of its
+// bytes is given out. It says false for a piece that is not held, or no more.
+func (h *holding) sure(n dragonfly.PieceNum) bool {
+	if !h.content.Doubtful(n) {
+		return h.content.Has(n)
+	}
+	if ok, err := h.content.Verify(n); ok && err == nil {
+		return true
+	}
+	_ = h.content.Drop(n) // Verify could not read it
+	h.lost(n)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.notify()
+	return false
 }
 
 // expected is the digest of a piece as the manifest has it; zero: not known.
@@ -409,12 +429,19 @@ func (h *holding) verified(ctx context.Context, off int64, over <-chan struct{})
 	for {
 		h.mu.Lock()
 		end = off
+		doubtful := false
 		for !h.layout.Known() || end < h.layout.Length {
 			n := h.layout.PieceAt(end)
-			if !h.content.Has(n) {
+			if doubtful = h.content.Doubtful(n); doubtful || !h.content.Has(n) {
 				break
 			}
 			_, end = h.layout.Extent(n)
+		}
+		if end == off && doubtful {
+			n := h.layout.PieceAt(off)
+			h.mu.Unlock()
+			h.sure(n)
+			continue
 		}
 		if end > off || h.layout.Known() && off >= h.layout.Length && h.content.Held().Count() == h.layout.Pieces() {
 			h.mu.Unlock()

@@ -163,6 +163,51 @@ func TestCancelledDownloadIsContinued(t *testing.T) {
 	})
 }
 
+// TestLastCancelledJobStopsTheDownload: whichever job is cancelled first.
+func TestLastCancelledJobStopsTheDownload(t *testing.T) {
+	t.Parallel()
+	for _, reverse := range []bool{false, true} {
+		t.Run(fmt.Sprint("reverse ", reverse), func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				n := w.node(nodeA)
+				w.net.limit(nodeA, mib)
+				m := w.host("10.0.1.1")
+				one := m.start(job(n))
+				<-time.After(time.Second)
+				two := m.start(job(n))
+				<-time.After(time.Second)
+				if reverse {
+					one, two = two, one
+				}
+				one.Close()
+				<-time.After(time.Second)
+				two.Close()
+				<-time.After(time.Second)
+				done := two.Progress().Done
+				<-time.After(time.Minute)
+				if now := two.Progress().Done; now != done {
+					t.Errorf("%d bytes came after the last job was cancelled", now-done)
+				}
+			})
+		})
+	}
+}
+
+// TestPiecesBehindTheEndAreNoFailures: the seed is given pieces of a content
+// without length that turn out not to exist.
+func TestPiecesBehindTheEndAreNoFailures(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(t *testing.T, w *world) {
+		w.origin.set(func(o *origin) { o.chunked, o.content = true, random(1, pieceLen+mib) })
+		n := w.node(nodeA)
+		w.succeed(w.host("10.0.1.1").start(job(n)), w.origin.content)
+		<-time.After(time.Second)
+		if failed := n.seed.failures(); len(failed) > 0 {
+			t.Errorf("the seed reported %+v", failed)
+		}
+	})
+}
+
 func TestTimeoutGivesSwarmAndSourceTheirTime(t *testing.T) {
 	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {

@@ -201,6 +201,9 @@ var errNoPiece = &dragonfly.Error{Kind: dragonfly.Canceled, Message: "the conten
 func (o *origin) read(ctx context.Context, n dragonfly.PieceNum, span dragonfly.Span) (end int64, err error) {
 	o.reading.Lock()
 	defer o.reading.Unlock()
+	if l := o.h.Layout(); l.Known() && n > 0 && span.From >= l.Length {
+		return span.From, errNoPiece // it was assigned while the length was unknown
+	}
 	pause := time.Second
 	for try := 1; ; try++ {
 		before := span.From

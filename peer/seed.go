@@ -157,6 +157,11 @@ func (e *Engine) Inline(id dragonfly.TaskID, v dragonfly.Version) ([]byte, bool)
 	if h == nil || h.version != v || !h.complete() || h.Layout().Length > dragonfly.InlineMax {
 		return nil, false
 	}
+	for n := range dragonfly.PieceNum(h.Layout().Pieces()) {
+		if !h.sure(n) {
+			return nil, false
+		}
+	}
 	content := make([]byte, h.Layout().Length)
 	if _, err := h.content.File().ReadAt(content, 0); err != nil {
 		return nil, false

@@ -57,8 +57,20 @@ func (v *view) Ready(ctx context.Context, off int64) (int64, error) {
 	if n := v.Layout().PieceAt(off); n != v.piece {
 		v.piece, v.seen = n, nil
 	}
+	if v.content.Doubtful(v.piece) && !v.sure(v.piece) {
+		return 0, transfer.ErrUnknown
+	}
 	end, a, err := v.ready(ctx, off, v.seen)
 	v.seen = a
+	for n := v.piece + 1; err == nil; n++ {
+		from, _ := v.Layout().Extent(n)
+		if from >= end {
+			break
+		}
+		if v.content.Doubtful(n) {
+			return from, nil // it is looked at when its turn comes
+		}
+	}
 	return end, err
 }
 
@@ -72,7 +84,7 @@ func (v *view) Close() error {
 // Blocks computes the block digests of a held piece from its bytes.
 func (v *view) Blocks(n dragonfly.PieceNum) ([]piecehash.Block, error) {
 	layout := v.Layout()
-	if !v.content.Has(n) {
+	if !v.sure(n) {
 		return nil, transfer.ErrUnknown
 	}
 	from, to := layout.Extent(n)

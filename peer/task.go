@@ -35,7 +35,7 @@ type task struct {
 	granted   bool  // the supernode leaves the source to this host
 	voids     int   // times that the seed began anew, the last one at voided
 	voided    time.Time
-	job       dragonfly.JobID // the newest one
+	job       dragonfly.JobID // stands at supernodes for all that wait together: the first one
 	seed      bool            // this is the supernode's own copy
 	serves    bool
 	flows     map[dragonfly.AssignmentID]flow
@@ -190,7 +190,9 @@ func (t *task) adopt(v dragonfly.Version, layout dragonfly.Layout, ticket dragon
 		}
 	}
 	t.letGo(errSuperseded)
-	t.h = newHolding(content, ticket)
+	t.h = newHolding(content, ticket, func(n dragonfly.PieceNum) {
+		t.report(dragonfly.Event{Kind: dragonfly.EventLost, Task: t.id, Version: v, Piece: n})
+	})
 	t.origin = newOrigin(t, t.h)
 	t.notify()
 	return t.h, nil

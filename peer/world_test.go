@@ -218,6 +218,7 @@ type machine struct {
 
 	mu      sync.Mutex // guards all below
 	dead    bool
+	jobs    int
 	reports []dragonfly.Event // all that it told supernodes
 	given   map[dragonfly.AssignmentID]dragonfly.Assignment
 	answers func() // called between a registration and its answer
@@ -371,11 +372,14 @@ func job(nodes ...*node) peer.Job {
 	return j
 }
 
-// start begins a job; one without an ID is named after the host.
+// start begins a job; one without an ID gets one of its own.
 func (m *machine) start(j peer.Job) *peer.Download {
 	m.w.t.Helper()
 	if j.ID == "job" {
-		j.ID = dragonfly.JobID(m.ip + "-job")
+		m.mu.Lock()
+		m.jobs++
+		j.ID = dragonfly.JobID(fmt.Sprint(m.ip, "-", m.jobs))
+		m.mu.Unlock()
 	}
 	d, err := m.engine.Start(context.Background(), j)
 	if err != nil {
