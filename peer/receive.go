@@ -297,11 +297,7 @@ func (t *task) settle(h *holding, done PieceDone) bool {
 		t.failed(done, a.Span.To, &storeError{err})
 		return false
 	}
-	ev := t.event(dragonfly.EventVerified, h, a)
-	if a.Parent.Kind == dragonfly.ParentSource {
-		ev.Digest = got
-	}
-	t.report(ev)
+	t.report(t.event(dragonfly.EventVerified, h, a))
 	return true
 }
 
@@ -425,6 +421,12 @@ func reasonOf(err error) dragonfly.FailReason {
 	return dragonfly.FailReset
 }
 
+// event is about an assignment. However a piece came to be held by the seed,
+// its digest goes into the manifest: others wait for it.
 func (t *task) event(kind dragonfly.EventKind, h *holding, a dragonfly.Assignment) dragonfly.Event {
-	return dragonfly.Event{Kind: kind, Task: h.task, Version: h.version, Piece: a.Piece, Assignment: a.ID}
+	ev := dragonfly.Event{Kind: kind, Task: h.task, Version: h.version, Piece: a.Piece, Assignment: a.ID}
+	if kind == dragonfly.EventVerified && t.isSeed() {
+		ev.Digest = h.content.Digest(a.Piece)
+	}
+	return ev
 }

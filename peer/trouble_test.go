@@ -5,6 +5,7 @@ package peer_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -86,4 +87,29 @@ func (w *world) trouble(r *rand.Rand) {
 		w.succeed(d, w.origin.content)
 	}
 	<-time.After(10 * time.Second) // until the trouble has passed
+}
+
+// TestSeedTellsTheDigestOfWhatItHoldsAlready: an assignment of a piece that the
+// seed has by then ends with the digest, too, for which others may wait.
+func TestSeedTellsTheDigestOfWhatItHoldsAlready(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(t *testing.T, w *world) {
+		s := w.script("seed")
+		m := w.machine(nodeA, filepath.Join(w.dir, nodeA), options{dial: func(dragonfly.Member) dragonfly.Tracker { return s }})
+		self := dragonfly.Member{ID: "script", Addr: "script:8002", Weight: 1}
+		if _, err := m.engine.Seed(t.Context(), self); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.engine.Prepare(t.Context(), self, job().Request, peer.Known{}); err != nil {
+			t.Fatal(err)
+		}
+		first, again := s.whole(0, fromSource, dragonfly.PieceDigest{}), dragonfly.AssignmentID(0)
+		w.hears(s, first, dragonfly.EventVerified)
+		again = s.whole(0, fromSource, dragonfly.PieceDigest{})
+		for _, id := range []dragonfly.AssignmentID{first, again} {
+			if ev := w.hears(s, id, dragonfly.EventVerified); ev.Digest != w.digest(0) {
+				t.Errorf("reported %+v", ev)
+			}
+		}
+	})
 }
