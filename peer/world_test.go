@@ -4,6 +4,7 @@ package peer_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -232,6 +233,7 @@ type options struct {
 	send    dragonfly.Rate
 	source  peer.Source
 	stall   time.Duration
+	boot    string // of the kernel
 }
 
 // machine starts an engine on a directory, which may be of an earlier one.
@@ -243,7 +245,7 @@ func (w *world) machine(ip, dir string, o options) *machine {
 	w.mu.Unlock()
 	m := &machine{w: w, ip: ip, dir: dir, given: map[dragonfly.AssignmentID]dragonfly.Assignment{}}
 	var err error
-	m.store, err = store.Open(store.Options{Dir: dir, BootID: "this boot", HostName: "this host", Quota: o.quota, Log: w.log})
+	m.store, err = store.Open(store.Options{Dir: dir, BootID: cmp.Or(o.boot, "this boot"), HostName: "this host", Quota: o.quota, Log: w.log})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -446,6 +448,7 @@ func received(p peer.Progress) int64 { return p.FromSource + p.FromSeed + p.From
 // node is a supernode and its seed, joined as the command does it.
 type node struct {
 	w      *world
+	boot   string // of the kernel
 	member dragonfly.Member
 	ip     string
 
@@ -477,7 +480,7 @@ func (n *node) start() {
 	n.w.t.Helper()
 	var sn *supernode.Supernode
 	var seed *machine
-	seed = n.w.machine(n.ip, n.dir, options{quota: n.quota,
+	seed = n.w.machine(n.ip, n.dir, options{quota: n.quota, boot: n.boot,
 		dial: func(dragonfly.Member) dragonfly.Tracker { return house{sn.SeedTracker(), &seed} }})
 	sn = supernode.New(supernode.Config{Self: n.member, Sched: sched.Config{Seed: 1}, Log: n.w.log.With("node", n.ip)}, own{seed.engine, n.member})
 	ctx, cancel := context.WithCancel(context.Background())
