@@ -73,11 +73,11 @@ func (e *Engine) Prepare(ctx context.Context, self dragonfly.Member, r dragonfly
 		}
 	}
 	p := Prepared{Version: h.version, Layout: h.Layout(), Held: h.content.Held(), Complete: h.complete()}
-	p.Manifest = make([]dragonfly.PieceDigest, p.Layout.Pieces())
 	for n := range p.Held.All() {
-		if int(n) < len(p.Manifest) {
-			p.Manifest[n] = h.content.Digest(n)
+		for int(n) >= len(p.Manifest) {
+			p.Manifest = append(p.Manifest, dragonfly.PieceDigest{})
 		}
+		p.Manifest[n] = h.content.Digest(n)
 	}
 	if want := expectation(r); !want.IsZero() && h.content.Meta().Digest != want && h.once() {
 		e.wg.Go(func() { t.judge(h, want) })

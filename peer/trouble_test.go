@@ -113,3 +113,32 @@ func TestSeedTellsTheDigestOfWhatItHoldsAlready(t *testing.T) {
 		}
 	})
 }
+
+// TestSeedTellsDigestsBeforeTheLength: those of the pieces that an earlier
+// process left of a content without length.
+func TestSeedTellsDigestsBeforeTheLength(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(t *testing.T, w *world) {
+		w.origin.chunked = true
+		w.net.limit(originHost, 4*mib)
+		start := func(dir string) (*machine, *script, peer.Prepared) {
+			s := w.script("seed")
+			m := w.machine(nodeA, dir, options{dial: func(dragonfly.Member) dragonfly.Tracker { return s }})
+			self := dragonfly.Member{ID: "script", Addr: "script:8002", Weight: 1}
+			if _, err := m.engine.Seed(t.Context(), self); err != nil {
+				t.Fatal(err)
+			}
+			p, err := m.engine.Prepare(t.Context(), self, job().Request, peer.Known{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return m, s, p
+		}
+		m, s, _ := start(filepath.Join(w.dir, nodeA))
+		w.hears(s, s.whole(0, fromSource, dragonfly.PieceDigest{}), dragonfly.EventVerified)
+		_, _, p := start(m.kill())
+		if p.Held.Count() != 1 || len(p.Manifest) != 1 || p.Manifest[0] != w.digest(0) {
+			t.Errorf("%d pieces held, manifest %v", p.Held.Count(), p.Manifest)
+		}
+	})
+}
