@@ -124,3 +124,21 @@ func TestOpenAdmitsAddresses(t *testing.T) {
 		}
 	})
 }
+
+// TestPeerBesideTheSupernode: it is seen at a loopback address, which is told
+// to children on the same host only; the others get what it announced beside.
+func TestPeerBesideTheSupernode(t *testing.T) {
+	here, there := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("10.0.0.7")
+	port := func(addr string) netip.AddrPort { return netip.MustParseAddrPort(addr) }
+	announced := []netip.AddrPort{port("[::]:20000"), port("10.0.0.1:20000")}
+	addrs, err := acceptAddrs(here, announced, privateRanges())
+	if want := []netip.AddrPort{port("127.0.0.1:20000"), port("10.0.0.1:20000")}; err != nil || !slices.Equal(addrs, want) {
+		t.Fatalf("accepted %v, %v", addrs, err)
+	}
+	if got := reachable(addrs, here); !slices.Equal(got, addrs) {
+		t.Errorf("a child on the same host is told %v", got)
+	}
+	if got := reachable(addrs, there); !slices.Equal(got, announced[1:]) {
+		t.Errorf("a child on another host is told %v", got)
+	}
+}

@@ -81,7 +81,7 @@ func (s *Supernode) assign(ss *session, v *version, a sched.Action) {
 	if r == nil {
 		return // the scheduler takes it back when it is not acknowledged
 	}
-	parent := s.parent(v, a.Parent)
+	parent := s.parent(v, a.Parent, ss)
 	digest := v.manifest.digest(a.Piece)
 	if digest.IsZero() && parent.Kind != dragonfly.ParentSource {
 		r.lacks.Add(a.Piece)
@@ -94,7 +94,7 @@ func (s *Supernode) assign(ss *session, v *version, a sched.Action) {
 // parent describes whom an assignment is fetched from. Its CID is what v1's
 // logs show: cdnnode:<ip>~<task> for the seed, source:<host> for the source,
 // and a peer's newest job (FAQ: check if block piece is distributed).
-func (s *Supernode) parent(v *version, p sched.Peer) dragonfly.Parent {
+func (s *Supernode) parent(v *version, p sched.Peer, child *session) dragonfly.Parent {
 	t := v.task
 	if p == sched.Source {
 		return dragonfly.Parent{Kind: dragonfly.ParentSource, CID: "source:" + t.host}
@@ -103,7 +103,7 @@ func (s *Supernode) parent(v *version, p sched.Peer) dragonfly.Parent {
 	if ss == nil {
 		return dragonfly.Parent{Kind: dragonfly.ParentPeer}
 	}
-	out := dragonfly.Parent{Kind: dragonfly.ParentPeer, Session: ss.id, Addrs: ss.addrs}
+	out := dragonfly.Parent{Kind: dragonfly.ParentPeer, Session: ss.id, Addrs: reachable(ss.addrs, child.welcome.IP)}
 	switch r := ss.regs[t.id]; {
 	case ss.seed:
 		out.Kind = dragonfly.ParentSeed
@@ -112,6 +112,16 @@ func (s *Supernode) parent(v *version, p sched.Peer) dragonfly.Parent {
 		out.CID = string(r.job())
 	}
 	return out
+}
+
+// reachable leaves loopback addresses out for a child on another host: they
+// would lead it to itself.
+func reachable(addrs []netip.AddrPort, child netip.Addr) []netip.AddrPort {
+	loopback := func(a netip.AddrPort) bool { return a.Addr().IsLoopback() }
+	if !child.IsValid() || child.IsLoopback() || !slices.ContainsFunc(addrs, loopback) {
+		return addrs
+	}
+	return slices.DeleteFunc(slices.Clone(addrs), loopback)
 }
 
 func (s *Supernode) seedIP(addrs []netip.AddrPort) string {

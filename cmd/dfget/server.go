@@ -303,13 +303,22 @@ func (s *server) serve(ctx context.Context, place agent.Place, contents *store.S
 }
 
 // addresses are where other hosts reach the data port: the one that was named,
-// else all of this host's; the supernode adds the one that it sees.
+// else the one that the supernode sees, for which the unspecified address
+// stands, and the one of the default route. A supernode on this host sees only
+// a loopback address, and one behind a router only the router's.
 func addresses(ip string, port int) []netip.AddrPort {
 	if addr, err := netip.ParseAddr(ip); err == nil {
 		return []netip.AddrPort{netip.AddrPortFrom(addr, uint16(port))}
 	}
-	// The unspecified address stands for the one that the supernode sees.
-	return []netip.AddrPort{netip.AddrPortFrom(netip.IPv6Unspecified(), uint16(port))}
+	addrs := []netip.AddrPort{netip.AddrPortFrom(netip.IPv6Unspecified(), uint16(port))}
+	// Nothing is sent to this address, which is for documentation.
+	if c, err := net.Dial("udp", "192.0.2.1:9"); err == nil {
+		defer c.Close()
+		if local, ok := c.LocalAddr().(*net.UDPAddr); ok {
+			addrs = append(addrs, netip.AddrPortFrom(local.AddrPort().Addr().Unmap(), uint16(port)))
+		}
+	}
+	return addrs
 }
 
 // linked tells the store of a hard link that dfget made.
