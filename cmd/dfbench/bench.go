@@ -253,7 +253,10 @@ func progress(r io.Reader, wanted int64) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("dfget ended before %d bytes: %w", wanted, lines.Err())
+	if lines.Err() != nil {
+		return fmt.Errorf("read what dfget prints: %w", lines.Err())
+	}
+	return fmt.Errorf("dfget ended before %d bytes", wanted)
 }
 
 func median[T ~int64 | ~float64](values []T) T {

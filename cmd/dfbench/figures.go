@@ -225,7 +225,8 @@ func resume(ctx context.Context, b *bench) error {
 	}
 	defer sn.Stop()
 	h := b.host(1, sn.Addr)
-	cmd := h.Dfget(ctx, b.origin, b.path("dfget.out"))
+	// Slow enough to be killed in the middle.
+	cmd := h.Dfget(ctx, b.origin, b.path("dfget.out"), "--locallimit", strconv.FormatInt(max(b.size/4, 1), 10))
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
