@@ -75,7 +75,7 @@ func (a *Agent) run(ctx context.Context, c *conn, job Job) {
 // download runs the job on the engine.
 func (a *Agent) download(ctx context.Context, job Job, record *record, out *outbox) (Result, *os.File) {
 	d, err := a.o.Engine.Start(ctx, peer.Job{
-		ID: dragonfly.JobID(record.cid), Request: job.Request, Pattern: job.Pattern, NoSource: job.NoSource, Nodes: job.Nodes,
+		ID: dragonfly.JobID(record.cid), Request: job.Request, Pattern: job.Pattern, NoSource: job.NoSource, Nodes: job.Nodes, Guess: job.Preset,
 		Limit: job.Limit, Queue: job.Queue, MinRate: job.MinRate, Timeout: job.Timeout, Observe: record,
 	})
 	if err != nil {

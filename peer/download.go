@@ -41,6 +41,7 @@ type Job struct {
 	Pattern  string             // PatternP2P and so on
 	NoSource bool               // never download from the source by this host
 	Nodes    []dragonfly.Member // supernodes as configured; none: from the source
+	Guess    bool               // nobody configured Nodes: they are not waited for
 	Limit    dragonfly.Rate     // of receiving this task; 0: none
 	Queue    int                // pieces in the receive queue; 0: 4
 	MinRate  dragonfly.Rate     // below it a download without Timeout is given up
@@ -83,6 +84,10 @@ type Progress struct {
 	Reason     int              `json:"reason"`         // v1's back-source reason
 	Limited    bool             `json:"limited,omitempty"`
 }
+
+// retryAfter is how long supernodes that refuse are left before the second
+// attempt, half as much again at random.
+const retryAfter = 500 * time.Millisecond
 
 // maxSlots is how many pieces of a task a supernode gives at once (FAQ:
 // sequence of P2P distribution).
@@ -377,9 +382,17 @@ func definitive(err error) bool {
 func (d *Download) join(ctx context.Context, again bool) (*node, dragonfly.TaskInfo, error) {
 	members := d.job.Nodes
 	var last error
-	patience := d.t.e.cfg.Patience
+	start, patience := time.Now(), d.t.e.cfg.Patience
 	slow := map[string]bool{}
 	for round := range 2 {
+		if round > 0 && !again && !d.job.Guess && time.Since(start) < retryAfter {
+			// They refused at once; one that was only restarted is back soon.
+			select {
+			case <-time.After(retryAfter + rand.N(retryAfter/2)):
+			case <-ctx.Done():
+				return nil, dragonfly.TaskInfo{}, context.Cause(ctx)
+			}
+		}
 		share := min(patience, 2*patience/time.Duration(len(members)))
 		for _, m := range dragonfly.Rank(d.t.id, members) {
 			if slow[m.Addr] {

@@ -142,3 +142,28 @@ func TestSeedTellsDigestsBeforeTheLength(t *testing.T) {
 		}
 	})
 }
+
+// TestSupernodeThatIsJustRestarting: one that was named and refuses is asked
+// again a moment later, so that its restart sends nobody to the source; one
+// that nobody named is not waited for.
+func TestSupernodeThatIsJustRestarting(t *testing.T) {
+	t.Parallel()
+	for _, guess := range []bool{false, true} {
+		t.Run(fmt.Sprint("guess ", guess), func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				n := w.node(nodeA)
+				n.stop()
+				m := w.host("10.0.1.1")
+				j := job(n)
+				j.Guess = guess
+				d := m.start(j)
+				<-time.After(300 * time.Millisecond)
+				n.start()
+				w.succeed(d, w.origin.content)
+				if direct := d.Progress().FromSource > 0; direct != guess {
+					t.Errorf("%+v", d.Progress())
+				}
+			})
+		})
+	}
+}
