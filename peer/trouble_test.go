@@ -167,3 +167,38 @@ func TestSupernodeThatIsJustRestarting(t *testing.T) {
 		})
 	}
 }
+
+// TestOtherOwner: a supernode that does not own the task names those that it
+// knows, and the one of them that does is asked; when the owner is lost the
+// next rank takes over.
+func TestOtherOwner(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(t *testing.T, w *world) {
+		one, two := w.node(nodeA), w.node(nodeB)
+		all := []dragonfly.Member{one.member, two.member}
+		one.sn.SetMembers(all)
+		two.sn.SetMembers(all)
+		owner, other := one, two
+		if dragonfly.Rank(job().Request.TaskID(), all)[0] != one.member {
+			owner, other = two, one
+		}
+		w.net.limit(owner.ip, 4*mib)
+		d := w.host("10.0.1.1").start(job(other)) // it has not heard of the owner
+		before := w.middle(d)
+		if d.Progress().Node != owner.member.Addr {
+			t.Errorf("the task is at %s, its owner is %s", d.Progress().Node, owner.member.Addr)
+		}
+		if n := len(other.seed.told()); n > 0 {
+			t.Errorf("the seed of the other one reported %d events", n)
+		}
+		owner.kill()
+		other.sn.SetMembers([]dragonfly.Member{other.member}) // it has seen so
+		w.succeed(d, w.origin.content)
+		if d.Progress().Node != other.member.Addr {
+			t.Errorf("the task went on at %s", d.Progress().Node)
+		}
+		if got := received(d.Progress()); got > int64(len(w.origin.content))+4*mib {
+			t.Errorf("%d bytes were received, %d were here before", got, before.Done)
+		}
+	})
+}
