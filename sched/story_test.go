@@ -280,6 +280,7 @@ func TestFalseAccuser(t *testing.T)         { golden(t, "false-accuser") }
 func TestParentKilledBeforeVerdict(t *testing.T) {
 	golden(t, "parent-killed-between-stream-and-verdict")
 }
+func TestNearestParent(t *testing.T)     { golden(t, "nearest-parent") }
 func TestThrownAway(t *testing.T)        { golden(t, "thrown-away") }
 func TestThrownAwayInWork(t *testing.T)  { golden(t, "thrown-away-in-work") }
 func TestSeedRestart(t *testing.T)       { golden(t, "seed-restart") }
