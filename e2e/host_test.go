@@ -215,10 +215,7 @@ func TestSupernodeGone(t *testing.T) {
 		o := newOrigin(t, 4*piece)
 		node := w.supernode(swarm.SupernodeOptions{})
 		h, out := w.host("--node", node.Addr), w.target(v.name)
-		half := o.holdAt(2 * piece)
-		j := w.background(h, o.url(), out, v.args...)
-		w.reached(half)
-		w.until("half of the file", func() bool { return pieces(h) >= 2 })
+		j, half := w.midway(h, o, out, 2, v.args...)
 		node.Kill()
 		half.release()
 		<-j.done
@@ -247,10 +244,7 @@ func TestSupernodeStopped(t *testing.T) {
 	o := newOrigin(t, 4*piece)
 	node := w.supernode(swarm.SupernodeOptions{})
 	h, out := w.host("--node", node.Addr), w.target("file")
-	half := o.holdAt(2 * piece)
-	j := w.background(h, o.url(), out)
-	w.reached(half)
-	w.until("half of the file", func() bool { return pieces(h) >= 2 })
+	j, half := w.midway(h, o, out, 2)
 	if err := node.Cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}

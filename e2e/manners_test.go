@@ -125,10 +125,7 @@ func TestInterrupted(t *testing.T) {
 	w := start(t)
 	o := newOrigin(t, 4*piece)
 	h, out := w.host("--node", w.supernode(swarm.SupernodeOptions{}).Addr), w.target("file")
-	half := o.holdAt(2 * piece)
-	j := w.background(h, o.url(), out)
-	w.reached(half)
-	w.until("half of the file", func() bool { return pieces(h) >= 2 })
+	j, half := w.midway(h, o, out, 2)
 	if err := j.cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}

@@ -93,10 +93,7 @@ func TestResumeFromSource(t *testing.T) {
 	w := start(t)
 	o := newOrigin(t, 8*piece)
 	h, out := w.host("--node", "127.0.0.1:1"), w.target("file")
-	half := o.holdAt(4 * piece)
-	j := w.background(h, o.url(), out)
-	w.reached(half)
-	w.until("half of the file is on disk", func() bool { return pieces(h) >= 4 })
+	j, half := w.midway(h, o, out, 4)
 	w.kill(h.Home)
 	<-j.done
 	w.noTarget(out)
@@ -116,10 +113,7 @@ func TestResumeFromSwarm(t *testing.T) {
 	o := newOrigin(t, 8*piece)
 	node := w.supernode(swarm.SupernodeOptions{})
 	h, out := w.host("--node", node.Addr), w.target("file")
-	half := o.holdAt(4 * piece)
-	j := w.background(h, o.url(), out)
-	w.reached(half)
-	w.until("half of the file is on disk", func() bool { return pieces(h) >= 4 })
+	j, half := w.midway(h, o, out, 4)
 	w.kill(h.Home)
 	<-j.done
 	w.noTarget(out)
@@ -191,10 +185,7 @@ func TestMigration(t *testing.T) {
 	}
 	h, out := w.host("--node", members[0].Addr+","+members[1].Addr), w.target("file")
 	owner := dragonfly.Rank(dragonfly.Request{URL: o.url()}.TaskID(), members)[0]
-	half := o.holdAt(4 * piece)
-	j := w.background(h, o.url(), out)
-	w.reached(half)
-	w.until("half of the file", func() bool { return pieces(h) >= 4 })
+	j, half := w.midway(h, o, out, 4)
 	nodes[owner.Addr].Kill()
 	half.release()
 	r := w.result(j)

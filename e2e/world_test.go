@@ -195,6 +195,17 @@ func (w *world) background(h swarm.Host, url, out string, args ...string) *job {
 	return j
 }
 
+// midway starts a download that stands still, held up by the origin, when it
+// has its first n pieces.
+func (w *world) midway(h swarm.Host, o *origin, out string, n int, args ...string) (*job, *gate) {
+	w.Helper()
+	held := o.holdAt(int64(n) * piece)
+	j := w.background(h, o.url(), out, args...)
+	w.reached(held)
+	w.until(fmt.Sprint(n, " pieces"), func() bool { return pieces(h) >= n })
+	return j, held
+}
+
 // result waits for the end of a job that must succeed.
 func (w *world) result(j *job) swarm.Result {
 	w.Helper()

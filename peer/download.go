@@ -246,6 +246,9 @@ func (d *Download) finish(ctx context.Context) (*holding, *os.File, error) {
 	if h == nil || !h.complete() {
 		return nil, nil, nil
 	}
+	if err := d.t.told(ctx); err != nil {
+		return nil, nil, err
+	}
 	file, err := h.content.OpenFile()
 	if err != nil {
 		return nil, nil, nil

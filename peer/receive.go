@@ -232,7 +232,7 @@ func (t *task) transfer(ctx context.Context, h *holding, a dragonfly.Assignment,
 // landed settles what an assignment brought: got is what arrived, err why it
 // is not all.
 func (t *task) landed(h *holding, into *arrival, a dragonfly.Assignment, got dragonfly.Span, took time.Duration, err error) {
-	t.landing(a.ID)
+	defer t.landing(a.ID)()
 	if _, stop := h.Layout().Extent(a.Piece); a.Span.To > stop {
 		a.Span.To = stop // the length became known meanwhile
 	}

@@ -42,6 +42,7 @@ type task struct {
 	ending    map[dragonfly.PieceNum][]flow // taken back, their transfers may not have ended yet
 	downloads map[*Download]struct{}
 	limiter   *rate.Limiter
+	settling  int           // assignments whose outcome is being told
 	joining   int           // registrations whose answer was not taken in yet
 	early     []func()      // what a supernode said meanwhile
 	changed   chan struct{} // closed at the next change; nil while nobody waits
@@ -264,13 +265,21 @@ func (t *task) drop() {
 }
 
 // landing says that no more bytes of an assignment come. Its end is reported
-// before it is out of the books, and what follows may be here sooner.
-func (t *task) landing(id dragonfly.AssignmentID) {
+// before it is out of the books, and what follows may be here sooner. The
+// returned function says that everybody was told.
+func (t *task) landing(id dragonfly.AssignmentID) (told func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if f, ok := t.flows[id]; ok {
 		f.landed = true
 		t.flows[id] = f
+	}
+	t.settling++
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.settling--
+		t.notify()
 	}
 }
 
@@ -372,6 +381,25 @@ func (t *task) displace(s dragonfly.Session, n dragonfly.PieceNum) (before []flo
 		}
 	}
 	return before
+}
+
+// told waits until the outcome of every assignment that ended was told: the
+// last piece is held a moment before the observers hear of it.
+func (t *task) told(ctx context.Context) error {
+	for {
+		changed := t.change()
+		t.mu.Lock()
+		settling := t.settling
+		t.mu.Unlock()
+		if settling == 0 {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // ended takes an assignment out of the books.

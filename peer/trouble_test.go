@@ -202,3 +202,35 @@ func TestOtherOwner(t *testing.T) {
 		}
 	})
 }
+
+// slow is an observer that takes its time over each piece.
+type slow struct{ watcher }
+
+func (o *slow) Piece(p peer.PieceDone) {
+	<-time.After(time.Second)
+	o.watcher.Piece(p)
+}
+
+// TestObserverHearsOfEveryPiece before the job is over: the log of a download
+// tells of its last piece, too (FAQ: block piece distributed).
+func TestObserverHearsOfEveryPiece(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(t *testing.T, w *world) {
+		j := job(w.node(nodeA))
+		var watch slow
+		j.Observe = &watch
+		d := w.host("10.0.1.1").start(j)
+		if err := w.wait(d); err != nil {
+			t.Fatal(err)
+		}
+		heard := map[dragonfly.PieceNum]bool{}
+		watch.note(func() {
+			for _, p := range watch.pieces {
+				heard[p.Assignment.Piece] = true
+			}
+		})
+		if len(heard) != 3 {
+			t.Errorf("heard of %v when the job was over, want 3 pieces", heard)
+		}
+	})
+}
