@@ -732,7 +732,7 @@ func TestHostMeta(t *testing.T) {
 		port int
 		want string
 	}{{20301, `{"servicePort":20301}`}, {0, `{"servicePort":0}`}} {
-		if err := WriteHostMeta(dir, v.port); err != nil {
+		if err := writeHostMeta(dir, v.port); err != nil {
 			t.Fatal(err)
 		}
 		if raw, err := os.ReadFile(filepath.Join(dir, "host.meta")); err != nil || string(raw) != v.want {

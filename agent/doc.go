@@ -2,7 +2,9 @@
 
 // Package agent is the long-lived process of a host's account, and the way to
 // talk to it: it keeps the store and the engine, takes jobs over a unix
-// socket, and is the only writer of the account's log files.
+// socket, and is the only writer of the account's log files. A Host is what
+// every such process has, whoever gives it jobs; an Agent takes them over the
+// socket.
 //
 // # Protocol
 //

@@ -10,10 +10,10 @@ import (
 	"path/filepath"
 )
 
-// WriteHostMeta tells v1's tools in dir/host.meta where the data port is; 0:
+// writeHostMeta tells v1's tools in dir/host.meta where the data port is; 0:
 // nobody listens (v1-protocol 7.3). Users may empty dir at any time (FAQ: data
 // directory).
-func WriteHostMeta(dir string, port int) error {
+func writeHostMeta(dir string, port int) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}

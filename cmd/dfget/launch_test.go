@@ -351,7 +351,7 @@ func TestAgentDoesNotStart(t *testing.T) {
 	}
 	defer l.Close()
 	port := l.Addr().(*net.TCPAddr).Port
-	if port < lowestPort || port > highestPort {
+	if port < agent.LowestPort || port > agent.HighestPort {
 		t.Skipf("the port %d is none of a peer", port)
 	}
 	got := h.get("--ip", "127.0.0.1", "--port", strconv.Itoa(port), "-o", h.path("f"), "-u", "http://127.0.0.1:1/f")

@@ -99,12 +99,9 @@ func (o *options) Validate() error {
 	return errors.Join(append(errs, o.LogConfig.Validate())...)
 }
 
-// Ports that a peer may serve on (v1-protocol 1).
-const lowestPort, highestPort = 15000, 65000
-
 func checkPort(port int) error {
-	if port != 0 && (port < lowestPort || port > highestPort) {
-		return fmt.Errorf("--port %d: want 0 or a port from %d to %d", port, lowestPort, highestPort)
+	if port != 0 && (port < agent.LowestPort || port > agent.HighestPort) {
+		return fmt.Errorf("--port %d: want 0 or a port from %d to %d", port, agent.LowestPort, agent.HighestPort)
 	}
 	return nil
 }

@@ -4,50 +4,25 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
-	mathrand "math/rand/v2"
-	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
-	"dragonfly"
 	"dragonfly/agent"
 	"dragonfly/internal/logfile"
 	"dragonfly/internal/machine"
 	"dragonfly/internal/settings"
-	"dragonfly/peer"
-	"dragonfly/source"
-	"dragonfly/store"
-	"dragonfly/transfer"
-	"dragonfly/wire"
 )
 
-const (
-	// sweepEvery and residue are v1's times of cleaning (v1-protocol 7.3; FAQ:
-	// clean up).
-	sweepEvery = 15 * time.Second
-	residue    = time.Hour
-	// lockTime bounds the wait for an agent that is just ending.
-	lockTime = 15 * time.Second
-	// headerTime is how long a child may take to send its headers.
-	headerTime = 10 * time.Second
-	// childrenMax bounds the children that are served at once; the supernode gives
-	// far fewer.
-	childrenMax = 1000
-)
+// lockTime bounds the wait for an agent that is just ending.
+const lockTime = 15 * time.Second
 
 // serverFlags are the flags of dfget that its server has too.
 var serverFlags = []string{"home", "ip", "port", "expiretime", "alivetime", "totallimit", "zone", "rack", "verbose"}
@@ -145,17 +120,42 @@ func (s *server) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer lock.Release()
-	contents, err := openStore(s.data, log)
+	host, err := agent.OpenHost(ctx, agent.HostOptions{
+		Data: s.data, Meta: s.meta, IP: s.o.IP, Port: s.o.Port, Program: "dfget", Build: build(),
+		Zone: s.o.Location.Zone, Rack: s.o.Location.Rack, TotalLimit: s.o.TotalLimit, Expire: s.o.ExpireTime,
+		BootID: machine.BootID(), HostName: machine.Name(), Proxy: http.ProxyFromEnvironment, Log: log,
+	})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, contents.Close()) }()
-	listener, err := s.listen(ctx)
+	defer func() { err = errors.Join(err, host.Close()) }()
+	return s.serve(ctx, place, host, log, jobLog)
+}
+
+// serve takes jobs for the host until ctx ends or the agent retires.
+func (s *server) serve(ctx context.Context, place agent.Place, host *agent.Host, log *slog.Logger, jobLog *logfile.File) error {
+	a, err := agent.Listen(agent.Options{
+		Place: place, Build: build(), Engine: agent.EngineOf(host.Engine()), Alive: s.o.AliveTime, Expire: s.o.ExpireTime,
+		IP: s.o.IP, Port: host.Port(), Home: s.o.WorkHome, Data: s.data, Meta: s.meta,
+		Limit: host.SetLimit, Linked: host.Linked, Log: log, JobLog: jobLog,
+	})
 	if err != nil {
 		return err
 	}
-	defer listener.Close()
-	return s.serve(ctx, place, contents, listener, log, jobLog)
+	work, ctx := errgroup.WithContext(ctx)
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	work.Go(func() error {
+		defer stop() // the rest ends with the agent
+		return a.Serve(ctx)
+	})
+	work.Go(func() error { return host.Run(ctx) })
+	if _, err := fmt.Fprintf(s.std.out, "%s%d\n", readyLine, host.Port()); err != nil {
+		log.Debug("nobody reads the ready line", "err", err)
+	}
+	err = work.Wait()
+	log.Info("peer server is shutdown.")
+	return err
 }
 
 // alone makes an older agent of the place go, and says that a newer one is
@@ -175,182 +175,4 @@ func alone(ctx context.Context, place agent.Place, home string) error {
 	}
 	other.Close()
 	return fmt.Errorf("a dfget server of the home %s runs already, as process %d: end it first, or give another home with --home", home, other.PID)
-}
-
-// openStore opens the data directory. One that another machine has, over a
-// network file system, is left to it: this machine gets one of its own beside.
-func openStore(dir string, log *slog.Logger) (*store.Store, error) {
-	o := store.Options{Dir: dir, BootID: machine.BootID(), HostName: machine.Name(), Log: log}
-	contents, err := store.Open(o)
-	if locked, ok := errors.AsType[*store.LockedError](err); ok && locked.Host != "" && (locked.Host != o.HostName || locked.Boot != o.BootID) {
-		o.Dir = dir + "-" + o.HostName
-		log.Info("the data directory belongs to another host", "host", locked.Host, "instead", o.Dir)
-		return store.Open(o)
-	}
-	return contents, err
-}
-
-// listen opens the data port: the one asked for, else v1's choice, which moves
-// on every 5 minutes, else any (v1-protocol 7.3).
-func (s *server) listen(ctx context.Context) (net.Listener, error) {
-	try := func(port int) (net.Listener, error) {
-		return new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(s.o.IP, strconv.Itoa(port)))
-	}
-	if s.o.Port > 0 {
-		l, err := try(s.o.Port)
-		if err != nil {
-			return nil, fmt.Errorf("the data port %d cannot be opened: give another one with --port: %w", s.o.Port, err)
-		}
-		return l, nil
-	}
-	const choices = highestPort - lowestPort
-	first := int(time.Now().Unix()/300) % choices
-	for i := range 100 {
-		port := lowestPort + (first+i)%choices
-		if i >= 10 {
-			port = lowestPort + mathrand.N(choices)
-		}
-		l, err := try(port)
-		if !errors.Is(err, syscall.EADDRINUSE) {
-			return l, err
-		}
-	}
-	return nil, fmt.Errorf("no free data port from %d to %d: give one with --port", lowestPort, highestPort)
-}
-
-func (s *server) serve(ctx context.Context, place agent.Place, contents *store.Store, l net.Listener, log *slog.Logger, jobLog *logfile.File) error {
-	port := l.Addr().(*net.TCPAddr).Port
-	receive, send := peer.NewLimiter(s.o.TotalLimit), peer.NewLimiter(s.o.TotalLimit)
-	id := make([]byte, 16)
-	rand.Read(id) // never fails
-	hello := dragonfly.Hello{Protocol: dragonfly.ProtocolNumber, Agent: hex.EncodeToString(id), Build: build().Version,
-		Host:  dragonfly.Host{Name: machine.Name(), Zone: s.o.Location.Zone, Rack: s.o.Location.Rack},
-		Addrs: addresses(s.o.IP, port)}
-	parents := transfer.New(transfer.ClientOptions{})
-	defer parents.Close()
-	engine := peer.New(peer.Config{
-		Store: contents, Parents: parents, Receive: receive, Log: log,
-		Source: source.New(source.Options{UserAgent: "dfget/" + build().Version, Proxy: http.ProxyFromEnvironment}),
-		Dial: func(m dragonfly.Member) dragonfly.Tracker {
-			return wire.NewClient(m.Addr, wire.ClientOptions{Build: "dfget/" + build().Version})
-		},
-		Hello: func() dragonfly.Hello { return hello },
-	})
-	defer engine.Close()
-	a, err := agent.Listen(agent.Options{
-		Place: place, Build: build(), Engine: agent.EngineOf(engine), Alive: s.o.AliveTime, Expire: s.o.ExpireTime,
-		IP: s.o.IP, Port: port, Home: s.o.WorkHome, Data: s.data, Meta: s.meta,
-		Limit: func(r dragonfly.Rate) {
-			peer.SetRate(receive, r)
-			peer.SetRate(send, r)
-		},
-		Linked: func(task dragonfly.TaskID) { linked(contents, task, log) },
-		Log:    log, JobLog: jobLog,
-	})
-	if err != nil {
-		return err
-	}
-	if err := agent.WriteHostMeta(s.meta, port); err != nil {
-		log.Warn("cannot tell the port in the meta directory", "err", err)
-	}
-	defer func() {
-		if err := agent.WriteHostMeta(s.meta, 0); err != nil {
-			log.Warn("cannot take the port out of the meta directory", "err", err)
-		}
-	}()
-	mux := http.NewServeMux()
-	mux.Handle(transfer.Pattern, &transfer.Server{Shelf: engine.Shelf(), Sessions: engine.Sessions, Limit: send, MaxStreams: childrenMax, Log: log})
-	data := &http.Server{Handler: mux, ReadHeaderTimeout: headerTime, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
-
-	ip := l.Addr().(*net.TCPAddr).IP
-	if ip.IsUnspecified() {
-		ip = net.IPv4zero // "host:::, port" would be hard to read
-	}
-	log.Info("start peer server success, host:" + ip.String() + ", port:" + strconv.Itoa(port))
-	log.Info("start server gc, expireTime:" + s.o.ExpireTime.String())
-
-	work, ctx := errgroup.WithContext(ctx)
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	work.Go(func() error {
-		defer stop() // the rest ends with the agent
-		return a.Serve(ctx)
-	})
-	work.Go(func() error {
-		if err := data.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("the data port: %w", err)
-		}
-		return nil
-	})
-	work.Go(func() error {
-		<-ctx.Done()
-		return data.Close()
-	})
-	work.Go(func() error { sweep(ctx, engine, contents, s.o.ExpireTime, log); return nil })
-	work.Go(func() error {
-		if err := contents.Scrub(ctx); ctx.Err() == nil {
-			return err
-		}
-		return nil // it goes on at the next start
-	})
-
-	if _, err := fmt.Fprintf(s.std.out, "%s%d\n", readyLine, port); err != nil {
-		log.Debug("nobody reads the ready line", "err", err)
-	}
-	err = work.Wait()
-	log.Info("peer server is shutdown.")
-	return err
-}
-
-// addresses are where other hosts reach the data port: the one that was named,
-// else the one that the supernode sees, for which the unspecified address
-// stands, and the one of the default route. A supernode on this host sees only
-// a loopback address, and one behind a router only the router's.
-func addresses(ip string, port int) []netip.AddrPort {
-	if addr, err := netip.ParseAddr(ip); err == nil {
-		return []netip.AddrPort{netip.AddrPortFrom(addr, uint16(port))}
-	}
-	addrs := []netip.AddrPort{netip.AddrPortFrom(netip.IPv6Unspecified(), uint16(port))}
-	// Nothing is sent to this address, which is for documentation.
-	if c, err := net.Dial("udp", "192.0.2.1:9"); err == nil {
-		defer c.Close()
-		if local, ok := c.LocalAddr().(*net.UDPAddr); ok {
-			addrs = append(addrs, netip.AddrPortFrom(local.AddrPort().Addr().Unmap(), uint16(port)))
-		}
-	}
-	return addrs
-}
-
-// linked tells the store of a hard link that dfget made.
-func linked(contents *store.Store, task dragonfly.TaskID, log *slog.Logger) {
-	c, ok := contents.Lookup(task)
-	if !ok {
-		return
-	}
-	defer c.Release()
-	if err := c.Linked(); err != nil {
-		log.Debug("the output's link is not known", "task", task, "err", err)
-	}
-}
-
-// sweep lets go of contents that nobody used for a while, and of what dead
-// processes left, until ctx ends.
-func sweep(ctx context.Context, e *peer.Engine, contents *store.Store, expire time.Duration, log *slog.Logger) {
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-		all := contents.Contents()
-		e.Expire(func(task dragonfly.TaskID) bool {
-			i, ok := slices.BinarySearchFunc(all, task, func(s store.Summary, t dragonfly.TaskID) int { return slices.Compare(s.Task[:], t[:]) })
-			return ok && time.Since(all[i].Used) < expire
-		})
-		for _, task := range contents.Sweep(store.Policy{Idle: expire, Residue: residue}) {
-			log.Info("gc: removed a content that nobody used", "task", task)
-		}
-	}
 }

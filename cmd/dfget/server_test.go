@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"dragonfly/agent"
 	"dragonfly/store"
 )
 
@@ -20,7 +21,7 @@ func TestServerFlags(t *testing.T) {
 	free := listen(t)
 	want := free.Addr().(*net.TCPAddr).Port
 	free.Close()
-	if want < lowestPort || want > highestPort {
+	if want < agent.LowestPort || want > agent.HighestPort {
 		want = 0
 	}
 	port, stop := h.serve("--ip", "127.0.0.1", "--port", strconv.Itoa(want), "--meta", h.path("meta"), "--data", h.path("data"), "--expiretime", "3m0s", "--alivetime", "5m0s", "--verbose")
@@ -54,7 +55,7 @@ func TestServerFlags(t *testing.T) {
 func TestPortChoice(t *testing.T) {
 	h := newHost(t)
 	port, _ := h.serve("--ip", "127.0.0.1")
-	if port < lowestPort || port >= highestPort {
+	if port < agent.LowestPort || port >= agent.HighestPort {
 		t.Errorf("port %d", port)
 	}
 	other := newHost(t)
