@@ -163,12 +163,12 @@ func (c *Client) failure(ctx context.Context, u *url.URL, err error) error {
 		return e
 	}
 	e := &dragonfly.Error{Kind: dragonfly.SourceFailed, Err: err}
-	e.Message = "source " + u.Host + " " + c.trouble(err)
+	e.Message = "source " + u.Host + " " + c.trouble(u, err)
 	return e
 }
 
 // trouble puts the cause of a failed request into words.
-func (c *Client) trouble(err error) string {
+func (c *Client) trouble(u *url.URL, err error) string {
 	opError, _ := errors.AsType[*net.OpError](err)
 	if opError != nil && opError.Op == "proxyconnect" {
 		return "is to be read through a proxy that does not connect: check the proxy settings"
@@ -219,6 +219,9 @@ func (c *Client) trouble(err error) string {
 	case dialing:
 		return "cannot be connected to"
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		if u.Scheme == "https" { // the alert may be lost with the connection
+			return "broke the connection before it answered: try again later; it may want a client certificate"
+		}
 		return "broke the connection before it answered: try again later"
 	}
 	return "cannot be read"
