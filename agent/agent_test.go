@@ -156,7 +156,7 @@ func TestNamesInPieceLines(t *testing.T) {
 			t.Errorf("%s: %s, want %s", addr, got, want)
 		}
 	}
-	r := &record{job: testJob("http://user:pw@o.example:81/f")}
+	r := &Record{job: testJob("http://user:pw@o.example:81/f")}
 	task := r.job.Request.TaskID()
 	for _, v := range []struct {
 		parent dragonfly.Parent

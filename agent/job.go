@@ -36,7 +36,7 @@ func (a *Agent) run(ctx context.Context, c *conn, job Job) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	out := newOutbox(c)
-	record := a.newRecord(job, out)
+	record := a.record(job, out)
 	if job.TotalLimit > 0 && a.o.Limit != nil {
 		a.o.Limit(job.TotalLimit)
 	}
@@ -54,7 +54,7 @@ func (a *Agent) run(ctx context.Context, c *conn, job Job) {
 		}
 		placed <- last.Placed
 	})
-	record.begin()
+	record.Begin()
 	result, content := a.download(ctx, job, record, out)
 	if content != nil {
 		defer content.Close()
@@ -69,13 +69,13 @@ func (a *Agent) run(ctx context.Context, c *conn, job Job) {
 	if last != nil && last.Linked && a.o.Linked != nil {
 		a.o.Linked(result.Task)
 	}
-	record.end(result, last)
+	record.End(result, last)
 }
 
 // download runs the job on the engine.
-func (a *Agent) download(ctx context.Context, job Job, record *record, out *outbox) (Result, *os.File) {
+func (a *Agent) download(ctx context.Context, job Job, record *Record, out *outbox) (Result, *os.File) {
 	d, err := a.o.Engine.Start(ctx, peer.Job{
-		ID: dragonfly.JobID(record.cid), Request: job.Request, Pattern: job.Pattern, NoSource: job.NoSource, Nodes: job.Nodes, Guess: job.Preset,
+		ID: record.ID(), Request: job.Request, Pattern: job.Pattern, NoSource: job.NoSource, Nodes: job.Nodes, Guess: job.Preset,
 		Limit: job.Limit, Queue: job.Queue, MinRate: job.MinRate, Timeout: job.Timeout, Observe: record,
 	})
 	if err != nil {

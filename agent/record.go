@@ -22,12 +22,26 @@ import (
 	"dragonfly/peer"
 )
 
-// record writes what happens to one job as v1 did: its log lines, and the
-// lines for the user (v1-protocol 9).
-type record struct {
-	a     *Agent
+// Journal is where the jobs of a process are recorded. Log is required.
+type Journal struct {
+	Log io.Writer // takes the lines of all jobs
+	// IP is this host's address in job names, "" to find out per job; Port is
+	// that of the data port.
+	IP   string
+	Port int
+	// The rest is for the log only: directories, and how long contents and the
+	// process stay that nobody uses.
+	Data, Meta    string
+	Expire, Alive time.Duration
+}
+
+// Record writes what happens to one job as v1 did: its log lines, and the
+// lines for the user (v1-protocol 9). Give it to the job as its Observer; call
+// Begin before the job and End once after it.
+type Record struct {
+	j     Journal
 	job   Job
-	out   *outbox
+	line  func(string) // for the user
 	log   *slog.Logger
 	ip    string
 	cid   string
@@ -39,7 +53,7 @@ type record struct {
 	started  bool // the user was told that the swarm is at work
 }
 
-var _ peer.Observer = (*record)(nil)
+var _ peer.Observer = (*Record)(nil)
 
 // v1's numbers in log lines (v1-protocol 2.3).
 const (
@@ -51,23 +65,36 @@ const (
 	wrapperBytes  = 5
 )
 
-func (a *Agent) newRecord(job Job, out *outbox) *record {
-	var w io.Writer = a.o.JobLog
+// record makes the record of a job that came over the socket.
+func (a *Agent) record(job Job, out *outbox) *Record {
+	j := Journal{Log: a.o.JobLog, IP: a.o.IP, Port: a.o.Port, Data: a.o.Data, Meta: a.o.Meta, Expire: a.o.Expire, Alive: a.o.Alive}
 	if job.Console {
-		w = io.MultiWriter(w, consoleWriter{out})
+		j.Log = io.MultiWriter(j.Log, consoleWriter{out})
 	}
+	return j.Record(job, out.line)
+}
+
+// Record makes the record of a job, which needs a sign of its own. line hears
+// the lines for the user; nil: nobody does.
+func (j Journal) Record(job Job, line func(string)) *Record {
 	level := slog.LevelInfo
 	if job.Verbose {
 		level = slog.LevelDebug
 	}
-	r := &record{a: a, job: job, out: out, log: logfile.New(w, level, job.Sign), began: time.Now()}
-	r.ip = cmp.Or(job.IP, a.o.IP)
+	if line == nil {
+		line = func(string) {}
+	}
+	r := &Record{j: j, job: job, line: line, log: logfile.New(j.Log, level, job.Sign), began: time.Now()}
+	r.ip = cmp.Or(job.IP, j.IP)
 	if r.ip == "" {
 		r.ip = localIP(job.Nodes)
 	}
 	r.cid = r.ip + "-" + job.Sign
 	return r
 }
+
+// ID is the job's name at supernodes and peers.
+func (r *Record) ID() dragonfly.JobID { return dragonfly.JobID(r.cid) }
 
 // consoleWriter shows a job's log lines to its client.
 type consoleWriter struct{ out *outbox }
@@ -96,7 +123,8 @@ func localIP(nodes []dragonfly.Member) string {
 	return "127.0.0.1"
 }
 
-func (r *record) begin() {
+// Begin writes the first lines.
+func (r *Record) Begin() {
 	if len(r.job.Argv) > 0 {
 		quoted := make([]string, len(r.job.Argv))
 		for i, arg := range r.job.Argv {
@@ -109,8 +137,8 @@ func (r *record) begin() {
 	}
 	r.log.Info("target file path:" + r.job.Target)
 	r.log.Info("runtimeVariable: " + r.variables())
-	if r.a.o.Port > 0 && r.job.Pattern == peer.PatternP2P {
-		r.log.Info("use peer server on port:" + strconv.Itoa(r.a.o.Port))
+	if r.j.Port > 0 && r.job.Pattern == peer.PatternP2P {
+		r.log.Info("use peer server on port:" + strconv.Itoa(r.j.Port))
 	}
 	if r.job.Pattern == peer.PatternSource {
 		return
@@ -127,10 +155,10 @@ func (r *record) begin() {
 }
 
 // base is the name of the target in lines about the source.
-func (r *record) base() string { return filepath.Base(r.job.Target) }
+func (r *Record) base() string { return filepath.Base(r.job.Target) }
 
 // variables is v1's line of what it found out at its start.
-func (r *record) variables() string {
+func (r *Record) variables() string {
 	return compact(struct {
 		MetaPath, SystemDataDir, DataDir, RealTarget string
 		StreamMode                                   bool
@@ -140,11 +168,11 @@ func (r *record) variables() string {
 		FileLength                                   int64
 		DataExpireTime, ServerAliveTime              time.Duration
 	}{
-		filepath.Join(r.a.o.Meta, "host.meta"), r.a.o.Data, r.a.o.Data, r.job.Target,
+		filepath.Join(r.j.Meta, "host.meta"), r.j.Data, r.j.Data, r.job.Target,
 		r.job.Stream,
 		filepath.Dir(r.job.Target), r.job.TempTarget, r.cid, RedactURL(cmp.Or(r.job.Request.TaskURL, r.job.Request.URL)),
 		r.base() + "-" + r.job.Sign, r.ip,
-		r.a.o.Port, dragonfly.UnknownLength, r.a.o.Expire, r.a.o.Alive,
+		r.j.Port, dragonfly.UnknownLength, r.j.Expire, r.j.Alive,
 	})
 }
 
@@ -164,7 +192,7 @@ type answerTask struct {
 	SeedTaskID string           `json:"seedTaskID"`
 }
 
-func (r *record) Registered(node dragonfly.Member, info dragonfly.TaskInfo, cost time.Duration, err error) {
+func (r *Record) Registered(node dragonfly.Member, info dragonfly.TaskInfo, cost time.Duration, err error) {
 	r.mu.Lock()
 	r.attempts++
 	first := err == nil && !r.started && info.Grant == dragonfly.GrantNone
@@ -182,14 +210,14 @@ func (r *record) Registered(node dragonfly.Member, info dragonfly.TaskInfo, cost
 	r.log.Info(fmt.Sprintf("do register to %s, res:%s error:<nil>", node.Addr, res))
 	r.log.Info(fmt.Sprintf("do register result:%s and cost:%.3fs", res, cost.Seconds()))
 	if first {
-		r.out.line(fmt.Sprintf("client:%s connected to node:%s", r.ip, node.Addr))
-		r.out.line("start download by dragonfly...")
+		r.line(fmt.Sprintf("client:%s connected to node:%s", r.ip, node.Addr))
+		r.line("start download by dragonfly...")
 	}
 	r.downloading(pieceLine{TaskID: info.Task, SuperNode: superNode(node.Addr), Result: resultInvalid, Status: statusStarted})
 }
 
-func (r *record) Migrated(node dragonfly.Member) {
-	r.out.line("migrated to node:" + node.Addr)
+func (r *Record) Migrated(node dragonfly.Member) {
+	r.line("migrated to node:" + node.Addr)
 	r.log.Info("migrated to node:" + node.Addr)
 }
 
@@ -206,7 +234,7 @@ type pieceLine struct {
 	PieceNum  dragonfly.PieceNum `json:"pieceNum"`
 }
 
-func (r *record) downloading(l pieceLine) { r.log.Info("downloading piece:" + compact(l)) }
+func (r *Record) downloading(l pieceLine) { r.log.Info("downloading piece:" + compact(l)) }
 
 // superNode names a supernode in piece lines as users wrote it: without the
 // port that is everybody's (FAQ: check if block piece is distributed), with
@@ -224,7 +252,7 @@ func superNode(addr string) string {
 // range of the whole piece, as v1 did: by it and pieceNum lines of several
 // hosts and of both versions are joined, and a part's own range would be none
 // of these pieces.
-func (r *record) pieceLine(p peer.PieceDone, result int) pieceLine {
+func (r *Record) pieceLine(p peer.PieceDone, result int) pieceLine {
 	r.mu.Lock()
 	node := r.node
 	r.mu.Unlock()
@@ -236,7 +264,7 @@ func (r *record) pieceLine(p peer.PieceDone, result int) pieceLine {
 
 // dstCid names a parent as v1 did, and is never empty; a seed whose bytes came
 // with an answer is the node that gave it.
-func (r *record) dstCid(a dragonfly.Assignment, node string) string {
+func (r *Record) dstCid(a dragonfly.Assignment, node string) string {
 	if a.Parent.CID != "" {
 		return a.Parent.CID
 	}
@@ -258,9 +286,9 @@ func (r *record) dstCid(a dragonfly.Assignment, node string) string {
 	return cmp.Or(string(a.Parent.Kind), "unknown")
 }
 
-func (r *record) Piece(p peer.PieceDone) { r.downloading(r.pieceLine(p, resultWritten)) }
+func (r *Record) Piece(p peer.PieceDone) { r.downloading(r.pieceLine(p, resultWritten)) }
 
-func (r *record) PieceFailed(p peer.PieceDone, reason dragonfly.FailReason, err error) {
+func (r *Record) PieceFailed(p peer.PieceDone, reason dragonfly.FailReason, err error) {
 	l := r.pieceLine(p, resultFailed)
 	if reason == dragonfly.FailCanceled {
 		r.log.Debug("downloading piece cancelled:" + compact(l))
@@ -275,7 +303,7 @@ func (r *record) PieceFailed(p peer.PieceDone, reason dragonfly.FailReason, err 
 	r.downloading(l)
 }
 
-func (r *record) Fallback(reason int, err error) {
+func (r *Record) Fallback(reason int, err error) {
 	r.mu.Lock()
 	attempts := r.attempts
 	r.mu.Unlock()
@@ -295,24 +323,24 @@ func (r *record) Fallback(reason int, err error) {
 			if reason < peer.ReasonNoSource {
 				line := fmt.Sprintf("failed to download by dragonfly: failed to download with p2p pattern, reason: %d, and start try to download from source", reason)
 				r.log.Error(line)
-				r.out.line(line)
+				r.line(line)
 			}
 		}
 	}
 	if reason < peer.ReasonNoSource {
 		line := "start download " + r.base() + " from the source station"
 		r.log.Info(line)
-		r.out.line(line)
+		r.line(line)
 	}
 }
 
 // moved ends the record of a job that goes to the next agent.
-func (r *record) moved() {
+func (r *Record) moved() {
 	r.log.Info("another dfget server takes over, the download goes on there")
 }
 
-// end writes the last lines. placed is the client's word, nil if it has gone.
-func (r *record) end(result Result, placed *Placed) {
+// End writes the last lines. placed is the client's word, nil if it has gone.
+func (r *Record) End(result Result, placed *Placed) {
 	cost, failure := time.Since(r.began), messageOf(plainOrNil(result.Error))
 	if placed != nil {
 		cost = placed.Cost
