@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package mirror is a registry mirror whose blobs come through the swarm. It
+// stands between a container engine and its registries as an http.Handler:
+//
+//	/v2/…            to the one registry that the mirror is for (docker's
+//	                 registry-mirrors, containerd's hosts.toml)
+//	/v2/…?ns=HOST    to the registry HOST (containerd's _default); ns is not
+//	                 passed on
+//
+// A plain GET of /v2/NAME/blobs/sha256:H is answered by the engine: the bytes
+// flow to the client as they are verified. Everything else (manifests, tags,
+// uploads, HEAD, ranges, conditions) passes straight through, and so does a
+// blob that the engine cannot begin: what reaches the client then, challenges
+// and errors included, is the registry's own answer. Answers say which way
+// they came in X-Dragonfly-Via:
+//
+//	swarm    through the engine, from the swarm or from what this host holds
+//	source   through the engine, which read the registry by itself since no
+//	         supernode could be used
+//	direct   straight from the registry
+//
+// Invariants:
+//   - A client never takes a part or a wrong content for the whole. Each stream
+//     is hashed on its way, and its last bytes are held back until the digest
+//     is right; else the transfer is aborted. A stream that the engine loses is
+//     continued from the registry at the byte that it had reached.
+//   - The engine costs a client no more than a second: when it gave no byte
+//     until then, the registry is asked beside it, and who is first serves.
+//   - A request that carries credentials goes straight to the registry and
+//     never to the engine, since the swarm does not yet ask whether somebody
+//     may read what another one was given. So only what the registry gives to
+//     anybody is ever shared. A registry that wants a token even for public
+//     content, as Docker Hub does, is read straight for that reason.
+//   - No header value and no query value is in a log, an error or an answer of
+//     the mirror's own.
+package mirror

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mirror
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"dragonfly"
+	"dragonfly/peer"
+	"dragonfly/source"
+)
+
+// Options of a Mirror. Remote and Engine are required.
+type Options struct {
+	// Remote is the registry of requests that name none. Its path, if it has
+	// one, comes before that of each request.
+	Remote   *url.URL
+	Insecure bool   // the certificate of Remote is not checked
+	RootCAs  []byte // PEM, additional roots for Remote
+	// Plain says which registries named by ns speak plain HTTP, besides those on
+	// loopback addresses; nil: none. host may have a port.
+	Plain func(host string) bool
+
+	Engine Engine
+	// Job completes a job before it starts: supernodes, limits, id, observer;
+	// nil: nothing to complete. It is called from many goroutines.
+	Job func(job *peer.Job)
+
+	// Proxy says which proxy a request to a registry goes through, nil for none,
+	// as in http.Transport.
+	Proxy func(*http.Request) (*url.URL, error)
+	// Transport carries what goes straight to registries, instead of one that
+	// is made of Insecure, RootCAs and Proxy.
+	Transport http.RoundTripper
+	Log       *slog.Logger // nil: none
+}
+
+const (
+	dialTime = 5 * time.Second
+	tlsTime  = 10 * time.Second
+	// headerTime is from the end of a request to the header of its answer. A
+	// registry may take long to put an uploaded layer in its place.
+	headerTime = time.Minute
+)
+
+const (
+	viaHeader  = "X-Dragonfly-Via"
+	taskHeader = "X-Dragonfly-Task"
+)
+
+// Mirror is an http.Handler. Close it when its server has stopped.
+type Mirror struct {
+	o         Options
+	remote    *url.URL
+	toRemote  http.RoundTripper
+	toOthers  http.RoundTripper
+	forwarder *httputil.ReverseProxy
+
+	ctx    context.Context // of all jobs
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // of goroutines that outlive a request
+}
+
+// New makes a Mirror. An error names what is wrong with o.
+func New(o Options) (*Mirror, error) {
+	if o.Remote == nil || o.Remote.Host == "" || o.Remote.Scheme != "http" && o.Remote.Scheme != "https" {
+		return nil, errors.New("the registry of the mirror must look like https://host")
+	}
+	if o.Engine == nil {
+		return nil, errors.New("the mirror has no engine: set Options.Engine")
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	m := &Mirror{o: o, toRemote: o.Transport, toOthers: o.Transport,
+		// Neither userinfo nor query of the registry's URL goes anywhere.
+		remote: &url.URL{Scheme: o.Remote.Scheme, Host: o.Remote.Host, Path: o.Remote.Path}}
+	if o.Transport == nil {
+		trust := &tls.Config{InsecureSkipVerify: o.Insecure}
+		if len(o.RootCAs) > 0 {
+			roots, err := x509.SystemCertPool()
+			if err != nil {
+				roots = x509.NewCertPool()
+			}
+			if !roots.AppendCertsFromPEM(o.RootCAs) {
+				return nil, errors.New("the certificates for the registry hold no PEM certificate")
+			}
+			trust.RootCAs = roots
+		}
+		m.toRemote, m.toOthers = transport(o.Proxy, trust), transport(o.Proxy, nil)
+	}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.forwarder = &httputil.ReverseProxy{
+		Rewrite:      rewrite,
+		Transport:    roundTripper(m.roundTrip),
+		BufferPool:   new(buffers),
+		ErrorHandler: m.failed,
+		ErrorLog:     slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
+	}
+	return m, nil
+}
+
+// transport passes answers on as they are.
+func transport(proxy func(*http.Request) (*url.URL, error), trust *tls.Config) *http.Transport {
+	return &http.Transport{
+		Proxy: proxy, TLSClientConfig: trust, ForceAttemptHTTP2: true, DisableCompression: true,
+		DialContext:           (&net.Dialer{Timeout: dialTime}).DialContext,
+		TLSHandshakeTimeout:   tlsTime,
+		ResponseHeaderTimeout: headerTime,
+		IdleConnTimeout:       90 * time.Second,
+		MaxIdleConnsPerHost:   8,
+	}
+}
+
+// Close ends all jobs and returns when nothing of the mirror runs any more. No
+// request may be at work.
+func (m *Mirror) Close() error {
+	m.cancel()
+	m.wg.Wait()
+	for _, t := range []http.RoundTripper{m.toRemote, m.toOthers} {
+		if t, ok := t.(*http.Transport); ok && m.o.Transport == nil {
+			t.CloseIdleConnections()
+		}
+	}
+	return nil
+}
+
+// route is where a request goes.
+type route struct {
+	registry *url.URL
+	remote   bool             // it is Options.Remote
+	blob     dragonfly.Digest // of what the engine may bring; zero: nothing
+}
+
+type routeKey struct{}
+
+func (m *Mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodConnect || r.URL.IsAbs() || r.URL.Host != "" {
+		refuse(w, http.StatusBadRequest, "UNSUPPORTED", "this is a registry mirror and no proxy: ask it for /v2/…")
+		return
+	}
+	to, status, err := m.route(r)
+	if err != nil {
+		refuse(w, status, "NAME_INVALID", err.Error())
+		return
+	}
+	m.forwarder.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), routeKey{}, to)))
+}
+
+// route decides where a request goes; else it gives a status and the reason.
+func (m *Mirror) route(r *http.Request) (to route, status int, err error) {
+	to = route{registry: m.remote, remote: true}
+	query := dragonfly.FilterURL("?"+r.URL.RawQuery, []string{"ns"})
+	if names, ok := r.URL.Query()["ns"]; ok && strings.HasPrefix(r.URL.Path, "/v2/") {
+		if len(names) != 1 {
+			return route{}, http.StatusBadRequest, errors.New("the request names several registries: give ns once")
+		}
+		if to, err = m.named(names[0]); err != nil {
+			return route{}, http.StatusBadRequest, err
+		}
+		// Who can reach the mirror shall not reach by it what this host keeps to
+		// itself.
+		if from, err := netip.ParseAddrPort(r.RemoteAddr); !to.remote && loopback(to.registry.Hostname()) &&
+			(err != nil || !from.Addr().Unmap().IsLoopback()) {
+			return route{}, http.StatusForbidden, fmt.Errorf("the registry %s is on the mirror's own host: only clients on that host may name it", to.registry.Host)
+		}
+	}
+	if query == "" || query == "?" {
+		to.blob = blob(r)
+	}
+	return to, 0, nil
+}
+
+// named is the registry that ns names.
+func (m *Mirror) named(ns string) (route, error) {
+	u, err := url.Parse("//" + ns)
+	if err != nil || u.Host != ns || u.Hostname() == "" || u.User != nil {
+		return route{}, errors.New("the registry that ns names must look like host or host:port")
+	}
+	if ns == m.remote.Host || hub(ns) && hub(m.remote.Host) {
+		return route{registry: m.remote, remote: true}, nil
+	}
+	if ns == "docker.io" {
+		ns = "registry-1.docker.io" // docker.io itself is a web page
+	}
+	scheme := "https"
+	if loopback(u.Hostname()) || m.o.Plain != nil && m.o.Plain(ns) {
+		scheme = "http"
+	}
+	return route{registry: &url.URL{Scheme: scheme, Host: ns}}, nil
+}
+
+// hub says that host is one of the names of Docker Hub's registry.
+func hub(host string) bool {
+	return host == "docker.io" || host == "index.docker.io" || host == "registry-1.docker.io"
+}
+
+func loopback(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && addr.Unmap().IsLoopback()
+}
+
+// blobPath is a blob's, and the name in it is one that registries allow.
+var blobPath = regexp.MustCompile(`^/v2/` + component + `(?:/` + component + `)*/blobs/(sha256:[0-9a-f]{64})$`)
+
+const component = `[a-z0-9]+(?:[._-]+[a-z0-9]+)*`
+
+// personal are headers that make an answer one for this client, or for this
+// moment.
+var personal = []string{"Authorization", "Cookie", "Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "Upgrade"}
+
+// blob is the digest of what r asks for, if that may come through the engine.
+// r is as the client sent it: what its Connection header takes away counts.
+func blob(r *http.Request) (d dragonfly.Digest) {
+	found := blobPath.FindStringSubmatch(r.URL.EscapedPath())
+	if r.Method != http.MethodGet || r.ContentLength != 0 || found == nil {
+		return d
+	}
+	for _, name := range personal {
+		if _, ok := r.Header[name]; ok {
+			return d
+		}
+	}
+	d, _ = dragonfly.ParseDigest(found[1])
+	return d
+}
+
+// rewrite makes the request to the registry. Hop-by-hop and X-Forwarded
+// headers are gone already.
+func rewrite(r *httputil.ProxyRequest) {
+	to := r.In.Context().Value(routeKey{}).(route)
+	if strings.HasPrefix(r.In.URL.Path, "/v2/") {
+		query := dragonfly.FilterURL("?"+r.Out.URL.RawQuery, []string{"ns"})
+		r.Out.URL.RawQuery = strings.TrimPrefix(query, "?")
+	}
+	r.SetURL(to.registry)
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func (m *Mirror) roundTrip(out *http.Request) (*http.Response, error) {
+	to := out.Context().Value(routeKey{}).(route)
+	if to.blob.IsZero() {
+		return m.direct(to, out)
+	}
+	return m.blob(to, out)
+}
+
+// transport carries what goes straight to a registry.
+func (m *Mirror) transport(to route) http.RoundTripper {
+	if to.remote {
+		return m.toRemote
+	}
+	return m.toOthers
+}
+
+// direct is the registry's own answer.
+func (m *Mirror) direct(to route, out *http.Request) (*http.Response, error) {
+	resp, err := m.transport(to).RoundTrip(out)
+	if err != nil {
+		return nil, err
+	}
+	resp.Header.Del(taskHeader)
+	resp.Header.Set(viaHeader, "direct")
+	return resp, nil
+}
+
+// failed answers a request whose registry did not.
+func (m *Mirror) failed(w http.ResponseWriter, out *http.Request, err error) {
+	status, what := http.StatusBadGateway, "cannot be reached"
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded) {
+		status, what = http.StatusGatewayTimeout, "does not answer in time"
+	}
+	w.Header().Set(viaHeader, "direct")
+	refuse(w, status, "UNAVAILABLE", fmt.Sprintf("the registry behind the mirror %s: %s %s: %v; check that it runs and that this host can reach it",
+		what, out.Method, source.Redact(out.URL.String()), bare(err)))
+}
+
+// bare is err without the URL that the HTTP client puts before it.
+func bare(err error) error {
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		return e.Err
+	}
+	return err
+}
+
+// refuse answers as registries do, so that engines show the message.
+func refuse(w http.ResponseWriter, status int, code, message string) {
+	type problem struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string][]problem{"errors": {{code, message}}}) // the client may be gone
+}
+
+// buffers are what answers are copied with.
+type buffers struct{ pool sync.Pool }
+
+const bufferLen = 128 << 10
+
+func (b *buffers) Get() []byte {
+	if p, ok := b.pool.Get().(*[]byte); ok {
+		return *p
+	}
+	return make([]byte, bufferLen)
+}
+
+func (b *buffers) Put(p []byte) { b.pool.Put(&p) }
