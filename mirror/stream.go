@@ -59,6 +59,9 @@ func (s *stream) begin() (err error) {
 		return s.end
 	}
 	s.head = buf[:n]
+	if s.end != nil {
+		s.length = s.off // that is all, whether its length was told or not
+	}
 	return nil
 }
 
