@@ -33,7 +33,7 @@ var build = sync.OnceValues(func() (swarm.Programs, error) {
 	if err != nil {
 		return swarm.Programs{}, err
 	}
-	return swarm.Build(context.Background(), dir, "supernode", "dfget")
+	return swarm.Build(context.Background(), dir, "supernode", "dfget", "dfdaemon")
 })
 
 func TestMain(m *testing.M) {

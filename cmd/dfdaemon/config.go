@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"dragonfly"
+	"dragonfly/agent"
+	"dragonfly/internal/settings"
+)
+
+const (
+	// defaultConfigFile is v1's; it need not exist.
+	defaultConfigFile = "/etc/dragonfly/dfdaemon.yml"
+	// favouritePort is the data port that is tried first.
+	favouritePort = 65000
+	presetNode    = "127.0.0.1:8002"
+)
+
+// Exit codes (v1-protocol 10). Those of a dfget that is not found or fails are
+// gone with it.
+const (
+	exitOther  = 1
+	exitConfig = 10
+	exitHome   = 11
+	exitPath   = 12
+	exitRate   = 13
+	exitPort   = 14
+	exitRepo   = 16
+)
+
+// coded is an error with the exit code that v1 had for it.
+type coded struct {
+	code int
+	error
+}
+
+func (c coded) Unwrap() error { return c.error }
+
+func wrong(code int, format string, args ...any) error {
+	return coded{code, fmt.Errorf(format, args...)}
+}
+
+// config is everything a dfdaemon can be told: v1's keys and flags with v1's
+// spelling and defaults (v1-protocol 10), and some of our own.
+type config struct {
+	Mirror  registryMirror `key:"registry_mirror" env:"-"`
+	Proxies []proxyRule    `key:"proxies"`
+	Hijack  hijack         `key:"hijack_https"`
+
+	Port       int                `key:"port" flag:"port" usage:"port that the container engine asks"`
+	HostIP     string             `key:"hostIp" flag:"hostIp" usage:"address that is listened on; one that is not loopback opens the mirror to other hosts"`
+	CertPEM    string             `key:"certpem" flag:"certpem" usage:"certificate of dfdaemon itself (not supported by this build yet)"`
+	KeyPEM     string             `key:"keypem" flag:"keypem" usage:"key of dfdaemon itself (not supported by this build yet)"`
+	Verbose    bool               `key:"verbose" flag:"verbose" usage:"log more"`
+	Nodes      []node             `key:"supernodes" flag:"node" usage:"supernodes, host[:port][=weight]; a comma list, or the flag several times (default 127.0.0.1:8002)"`
+	RateLimit  limit              `key:"ratelimit" flag:"ratelimit" usage:"limit per second of all receiving and, separately, of all sending; 0: none"`
+	WorkHome   string             `key:"workHome" flag:"workHome" usage:"directory for logs and data (default $HOME/.small-dragonfly)"`
+	LocalRepo  string             `key:"localrepo" flag:"localrepo" usage:"directory for contents, absolute (default WORKHOME/dfdaemon/data)"`
+	Quota      dragonfly.Size     `key:"quota" flag:"quota" usage:"bytes that all contents may take; 0: what the disk has"`
+	ExpireTime time.Duration      `key:"expireTime" flag:"expiretime" usage:"how long a content stays that nobody uses"`
+	LocalIP    string             `key:"localIP" usage:"address under which other hosts reach this one; empty: found out"`
+	PeerPort   int                `key:"peerPort" flag:"peerPort" usage:"data port, 15000 to 65000; 0: 65000 if it is free, else chosen"`
+	Location   settings.Location  `key:"location"`
+	LogConfig  settings.LogConfig `key:"logConfig"`
+
+	DFPath     string   `key:"dfpath" flag:"dfpath" unused:"dfdaemon downloads by itself"`
+	DFGetFlags []string `key:"dfget_flags" split:"no" unused:"dfdaemon downloads by itself; supernodes and the like are its own settings"`
+	MaxProcs   int      `key:"maxprocs" flag:"maxprocs" unused:"all processors are used as they are free"`
+	StreamMode bool     `key:"streamMode" flag:"streamMode" unused:"bytes are always passed on as they come"`
+}
+
+type registryMirror struct {
+	Remote   string   `key:"remote" flag:"registry" env:"DFDAEMON_REGISTRY" usage:"registry that is mirrored; without a scheme: https"`
+	Certs    []string `key:"certs" usage:"files with certificates of authorities for the registry, PEM"`
+	Insecure bool     `key:"insecure" usage:"do not check the registry's certificate"`
+	Direct   bool     `key:"direct" usage:"fetch blobs past the swarm (not supported by this build yet)"`
+}
+
+type proxyRule struct {
+	Regx     string `key:"regx"`
+	UseHTTPS bool   `key:"use_https"`
+	Direct   bool   `key:"direct"`
+	Redirect string `key:"redirect"`
+}
+
+type hijack struct {
+	Cert  string       `key:"cert"`
+	Key   string       `key:"key"`
+	Hosts []hijackHost `key:"hosts"`
+}
+
+type hijackHost struct {
+	Regx     string   `key:"regx"`
+	Insecure bool     `key:"insecure"`
+	Certs    []string `key:"certs"`
+}
+
+// node is a supernode as the user writes it.
+type node struct{ dragonfly.Member }
+
+func (n *node) UnmarshalText(b []byte) (err error) {
+	n.Member, err = dragonfly.ParseMember(string(b))
+	return err
+}
+
+func (n node) MarshalText() ([]byte, error) { return []byte(n.Member.String()), nil }
+
+// limit is a rate whose mistakes have an exit code of their own.
+type limit struct{ dragonfly.Rate }
+
+func (l *limit) UnmarshalText(b []byte) error {
+	if err := l.Rate.UnmarshalText(b); err != nil {
+		return coded{exitRate, err}
+	}
+	return nil
+}
+
+func defaultConfig() *config {
+	return &config{
+		Mirror: registryMirror{Remote: "https://index.docker.io"}, Port: 65001, HostIP: "127.0.0.1", ExpireTime: time.Hour,
+	}
+}
+
+const notYet = "not supported by this build yet: take it out"
+
+// Validate checks what can be checked without looking at the world.
+func (c *config) Validate() error {
+	var errs []error
+	add := func(code int, format string, args ...any) { errs = append(errs, wrong(code, format, args...)) }
+	if c.Port < 1 || c.Port > 65535 {
+		add(exitPort, "port (--port) %d: want one from 1 to 65535", c.Port)
+	}
+	if c.PeerPort != 0 && (c.PeerPort < agent.LowestPort || c.PeerPort > agent.HighestPort) {
+		add(exitPort, "peerPort (--peerPort) %d: want 0 or a port from %d to %d", c.PeerPort, agent.LowestPort, agent.HighestPort)
+	}
+	if c.LocalRepo != "" && !filepath.IsAbs(c.LocalRepo) {
+		add(exitPath, "localrepo (--localrepo) %s: want an absolute path", c.LocalRepo)
+	}
+	if _, err := netip.ParseAddr(c.HostIP); err != nil {
+		add(exitConfig, "hostIp (--hostIp) %q: want an address, as in 127.0.0.1", c.HostIP)
+	}
+	if _, err := netip.ParseAddr(c.LocalIP); c.LocalIP != "" && err != nil {
+		add(exitConfig, "localIP %q: want an address, as in 192.168.0.2", c.LocalIP)
+	}
+	if len(c.Proxies) > 0 {
+		add(exitConfig, "proxies: %s", notYet)
+	}
+	if c.Hijack.Cert != "" || c.Hijack.Key != "" || len(c.Hijack.Hosts) > 0 {
+		add(exitConfig, "hijack_https: %s", notYet)
+	}
+	if c.CertPEM != "" || c.KeyPEM != "" {
+		add(exitConfig, "certpem and keypem (--certpem, --keypem): %s", notYet)
+	}
+	if c.Mirror.Direct {
+		add(exitConfig, "registry_mirror.direct: %s", notYet)
+	}
+	if c.ExpireTime < time.Minute {
+		add(exitConfig, "expireTime (--expiretime) %s: want at least 1m", c.ExpireTime)
+	}
+	_, err := c.remote()
+	errs = append(errs, c.LogConfig.Validate(), err)
+	return errors.Join(errs...)
+}
+
+// remote reads the registry's address. What is wrong with it may be a
+// password, so that errors do not repeat it.
+func (c *config) remote() (*url.URL, error) {
+	text := c.Mirror.Remote
+	if !strings.Contains(text, "://") {
+		text = "https://" + text
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "" {
+		return nil, wrong(exitConfig, "registry_mirror.remote (--registry): want the address of a registry, as in https://index.docker.io")
+	}
+	if u.User != nil {
+		return nil, wrong(exitConfig, "registry_mirror.remote (--registry): take user and password out, the container engine sends its own")
+	}
+	return u, nil
+}
+
+// settle fills in what depends on the machine and makes the directories.
+func (c *config) settle(lookup func(string) (string, bool)) error {
+	if c.WorkHome == "" {
+		home, _ := lookup("HOME")
+		if home == "" {
+			return wrong(exitHome, "the user's home is not known: set HOME or give --workHome")
+		}
+		c.WorkHome = filepath.Join(home, ".small-dragonfly")
+	}
+	home, err := filepath.Abs(c.WorkHome)
+	if err != nil {
+		return coded{exitHome, err}
+	}
+	c.WorkHome = home
+	if c.LocalRepo == "" {
+		c.LocalRepo = filepath.Join(home, "dfdaemon", "data")
+	}
+	if err := os.MkdirAll(c.LocalRepo, 0o755); err != nil {
+		return wrong(exitRepo, "the directory for contents cannot be made: give another with --localrepo: %w", err)
+	}
+	return nil
+}
+
+// roots reads the certificates of the registry's authorities.
+func (c *config) roots() (bundle []byte, err error) {
+	for _, name := range c.Mirror.Certs {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return nil, wrong(exitConfig, "registry_mirror.certs: %w", err)
+		}
+		if block, _ := pem.Decode(text); block == nil {
+			return nil, wrong(exitConfig, "registry_mirror.certs: %s: there is no PEM block in it", name)
+		}
+		bundle = append(append(bundle, text...), '\n')
+	}
+	return bundle, nil
+}
+
+// members are the supernodes to ask; preset says that nobody named one.
+func (c *config) members() (members []dragonfly.Member, preset bool) {
+	for _, n := range c.Nodes {
+		members = append(members, n.Member)
+	}
+	if len(members) > 0 {
+		return members, false
+	}
+	m, err := dragonfly.ParseMember(presetNode)
+	if err != nil {
+		panic(err) // our own text
+	}
+	return []dragonfly.Member{m}, true
+}
+
+func (c *config) meta() string { return filepath.Join(c.WorkHome, "dfdaemon", "meta") }
+
+// logFile is dfdaemon's own log, clientLog that of the downloads.
+func (c *config) logFile() string {
+	if c.LogConfig.Path != "" {
+		return c.LogConfig.Path
+	}
+	return filepath.Join(c.WorkHome, "logs", "dfdaemon.log")
+}
+
+func (c *config) clientLog() string { return filepath.Join(c.WorkHome, "logs", "dfclient.log") }
