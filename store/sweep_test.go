@@ -333,3 +333,38 @@ func TestLRUOrder(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
+
+// TestClockJumps: a clock that jumps back keeps what is there and lets it go in
+// its time; one that jumps ahead costs nothing that is in use.
+func TestClockJumps(t *testing.T) {
+	clock := newClock()
+	o := options(t.TempDir())
+	o.Now = clock.now
+	s := mustOpen(t, o)
+	policy := Policy{Idle: 3 * time.Minute, Residue: time.Hour}
+	for task := range 2 {
+		mustFill(t, s, task, 1, 10)
+	}
+	used := mustLookup(t, s, 0)
+	clock.advance(-24 * time.Hour)
+	if !swept(s, policy) {
+		t.Fatal("something went when the clock jumped back")
+	}
+	mustLookup(t, s, 1).Release()
+	clock.advance(3 * time.Minute)
+	if !swept(s, policy, 1) {
+		t.Fatal("after the jump the unused content does not go in its time")
+	}
+	clock.advance(48 * time.Hour)
+	if !swept(s, policy) {
+		t.Fatal("a content that is in use went when the clock jumped ahead")
+	}
+	used.Release()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again := mustOpen(t, o)
+	if c := mustLookup(t, again, 0); !c.Has(0) {
+		t.Error("the piece is gone")
+	}
+}
