@@ -121,6 +121,11 @@ func OpenHost(ctx context.Context, o HostOptions) (_ *Host, err error) {
 	if err := writeHostMeta(o.Meta, h.port); err != nil {
 		o.Log.Warn("cannot tell the port in the meta directory", "err", err)
 	}
+	ip := h.listener.Addr().(*net.TCPAddr).IP
+	if ip.IsUnspecified() {
+		ip = net.IPv4zero // "host:::, port" would be hard to read
+	}
+	h.o.Log.Info("start peer server success, host:" + ip.String() + ", port:" + strconv.Itoa(h.port))
 	return h, nil
 }
 
@@ -151,11 +156,6 @@ func (h *Host) Linked(task dragonfly.TaskID) {
 // Run serves children and looks after the store until ctx ends or the data port
 // fails. It is called once.
 func (h *Host) Run(ctx context.Context) error {
-	ip := h.listener.Addr().(*net.TCPAddr).IP
-	if ip.IsUnspecified() {
-		ip = net.IPv4zero // "host:::, port" would be hard to read
-	}
-	h.o.Log.Info("start peer server success, host:" + ip.String() + ", port:" + strconv.Itoa(h.port))
 	h.o.Log.Info("start server gc, expireTime:" + h.o.Expire.String())
 	work, ctx := errgroup.WithContext(ctx)
 	work.Go(func() error {
