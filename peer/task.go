@@ -591,7 +591,7 @@ func (t *task) open(ctx context.Context, known Known) (*holding, error) {
 		if meta.ETag == "" && meta.LastModified == "" && !complete {
 			known = Known{Version: meta.Version, From: first} // it came through the swarm
 		} else if !complete && first > 0 {
-			body, err := t.e.cfg.Source.Open(ctx, req, first, stateOf(meta))
+			body, err := t.e.cfg.Source.Open(ctx, req, t.received(meta, first), stateOf(meta))
 			if err == nil {
 				h, err := t.adopt(meta.Version, meta.Layout, t.ticket(), body.Info)
 				if err != nil {
@@ -666,6 +666,17 @@ func (t *task) held(meta store.Meta) dragonfly.PieceSet {
 	}
 	defer content.Release()
 	return content.Held()
+}
+
+// received is how far the piece that begins at off was received by an earlier
+// process: the source is not asked for that again.
+func (t *task) received(meta store.Meta, off int64) int64 {
+	content, ok := t.e.cfg.Store.Lookup(t.id)
+	if !ok || content.Meta().Version != meta.Version {
+		return off
+	}
+	defer content.Release()
+	return max(off, content.Prefixes()[meta.Layout.PieceAt(off)])
 }
 
 // firstMissing is the content offset of the first piece that is not held.
