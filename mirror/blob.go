@@ -6,6 +6,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"regexp"
 	"strconv"
 	"time"
 
@@ -13,6 +14,31 @@ import (
 	"dragonfly/peer"
 	"dragonfly/source"
 )
+
+// blobPath is a blob's, and the name in it is one that registries allow.
+var blobPath = regexp.MustCompile(`^/v2/` + component + `(?:/` + component + `)*/blobs/(sha256:[0-9a-f]{64})$`)
+
+const component = `[a-z0-9]+(?:[._-]+[a-z0-9]+)*`
+
+// personal are headers that make an answer one for this client, or for this
+// moment.
+var personal = []string{"Authorization", "Cookie", "Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "Upgrade"}
+
+// blob is the digest of what r asks for, if that may come through the engine.
+// r is as the client sent it: what its Connection header takes away counts.
+func blob(r *http.Request) (d dragonfly.Digest) {
+	found := blobPath.FindStringSubmatch(r.URL.EscapedPath())
+	if r.Method != http.MethodGet || r.ContentLength != 0 || found == nil {
+		return d
+	}
+	for _, name := range personal {
+		if _, ok := r.Header[name]; ok {
+			return d
+		}
+	}
+	d, _ = dragonfly.ParseDigest(found[1])
+	return d
+}
 
 // patience is how long the engine may be silent before the registry is asked
 // beside it.

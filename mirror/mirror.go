@@ -13,14 +13,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
-	"net/netip"
 	"net/url"
-	"regexp"
-	"strings"
 	"sync"
 	"time"
 
-	"dragonfly"
 	"dragonfly/peer"
 	"dragonfly/source"
 )
@@ -140,15 +136,6 @@ func (m *Mirror) Close() error {
 	return nil
 }
 
-// route is where a request goes.
-type route struct {
-	registry *url.URL
-	remote   bool             // it is Options.Remote
-	blob     dragonfly.Digest // of what the engine may bring; zero: nothing
-}
-
-type routeKey struct{}
-
 func (m *Mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodConnect || r.URL.IsAbs() || r.URL.Host != "" {
 		refuse(w, http.StatusBadRequest, "UNSUPPORTED", "this is a registry mirror and no proxy: ask it for /v2/…")
@@ -160,95 +147,6 @@ func (m *Mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	m.forwarder.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), routeKey{}, to)))
-}
-
-// route decides where a request goes; else it gives a status and the reason.
-func (m *Mirror) route(r *http.Request) (to route, status int, err error) {
-	to = route{registry: m.remote, remote: true}
-	query := dragonfly.FilterURL("?"+r.URL.RawQuery, []string{"ns"})
-	if names, ok := r.URL.Query()["ns"]; ok && strings.HasPrefix(r.URL.Path, "/v2/") {
-		if len(names) != 1 {
-			return route{}, http.StatusBadRequest, errors.New("the request names several registries: give ns once")
-		}
-		if to, err = m.named(names[0]); err != nil {
-			return route{}, http.StatusBadRequest, err
-		}
-		// Who can reach the mirror shall not reach by it what this host keeps to
-		// itself.
-		if from, err := netip.ParseAddrPort(r.RemoteAddr); !to.remote && loopback(to.registry.Hostname()) &&
-			(err != nil || !from.Addr().Unmap().IsLoopback()) {
-			return route{}, http.StatusForbidden, fmt.Errorf("the registry %s is on the mirror's own host: only clients on that host may name it", to.registry.Host)
-		}
-	}
-	if query == "" || query == "?" {
-		to.blob = blob(r)
-	}
-	return to, 0, nil
-}
-
-// named is the registry that ns names.
-func (m *Mirror) named(ns string) (route, error) {
-	u, err := url.Parse("//" + ns)
-	if err != nil || u.Host != ns || u.Hostname() == "" || u.User != nil {
-		return route{}, errors.New("the registry that ns names must look like host or host:port")
-	}
-	if ns == m.remote.Host || hub(ns) && hub(m.remote.Host) {
-		return route{registry: m.remote, remote: true}, nil
-	}
-	if ns == "docker.io" {
-		ns = "registry-1.docker.io" // docker.io itself is a web page
-	}
-	scheme := "https"
-	if loopback(u.Hostname()) || m.o.Plain != nil && m.o.Plain(ns) {
-		scheme = "http"
-	}
-	return route{registry: &url.URL{Scheme: scheme, Host: ns}}, nil
-}
-
-// hub says that host is one of the names of Docker Hub's registry.
-func hub(host string) bool {
-	return host == "docker.io" || host == "index.docker.io" || host == "registry-1.docker.io"
-}
-
-func loopback(host string) bool {
-	addr, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && addr.Unmap().IsLoopback()
-}
-
-// blobPath is a blob's, and the name in it is one that registries allow.
-var blobPath = regexp.MustCompile(`^/v2/` + component + `(?:/` + component + `)*/blobs/(sha256:[0-9a-f]{64})$`)
-
-const component = `[a-z0-9]+(?:[._-]+[a-z0-9]+)*`
-
-// personal are headers that make an answer one for this client, or for this
-// moment.
-var personal = []string{"Authorization", "Cookie", "Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "Upgrade"}
-
-// blob is the digest of what r asks for, if that may come through the engine.
-// r is as the client sent it: what its Connection header takes away counts.
-func blob(r *http.Request) (d dragonfly.Digest) {
-	found := blobPath.FindStringSubmatch(r.URL.EscapedPath())
-	if r.Method != http.MethodGet || r.ContentLength != 0 || found == nil {
-		return d
-	}
-	for _, name := range personal {
-		if _, ok := r.Header[name]; ok {
-			return d
-		}
-	}
-	d, _ = dragonfly.ParseDigest(found[1])
-	return d
-}
-
-// rewrite makes the request to the registry. Hop-by-hop and X-Forwarded
-// headers are gone already.
-func rewrite(r *httputil.ProxyRequest) {
-	to := r.In.Context().Value(routeKey{}).(route)
-	if strings.HasPrefix(r.In.URL.Path, "/v2/") {
-		query := dragonfly.FilterURL("?"+r.Out.URL.RawQuery, []string{"ns"})
-		r.Out.URL.RawQuery = strings.TrimPrefix(query, "?")
-	}
-	r.SetURL(to.registry)
 }
 
 type roundTripper func(*http.Request) (*http.Response, error)
