@@ -106,7 +106,7 @@ func (c *Client) get(ctx context.Context, r dragonfly.Request, u *url.URL, h htt
 	for hop := 0; ; hop++ {
 		u = takeUser(u, h)
 		seen[u.String()] = true
-		a, err := c.once(ctx, r, u, h, host, own)
+		a, err := c.once(ctx, r, http.MethodGet, u, h, host, own)
 		if err != nil {
 			return nil, err
 		}
@@ -132,14 +132,14 @@ func (c *Client) get(ctx context.Context, r dragonfly.Request, u *url.URL, h htt
 	}
 }
 
-// once sends one GET.
-func (c *Client) once(ctx context.Context, r dragonfly.Request, u *url.URL, h http.Header, host string, own bool) (*answer, error) {
+// once sends one request.
+func (c *Client) once(ctx context.Context, r dragonfly.Request, method string, u *url.URL, h http.Header, host string, own bool) (*answer, error) {
 	transport, err := c.transport(r, own)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	req := (&http.Request{Method: http.MethodGet, URL: u, Header: h.Clone(), Host: host}).WithContext(ctx)
+	req := (&http.Request{Method: method, URL: u, Header: h.Clone(), Host: host}).WithContext(ctx)
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		err = c.failure(ctx, u, err)

@@ -5,8 +5,8 @@
 //
 // Invariants:
 //   - One GET gives both what is to be known about a content and its bytes.
-//     There is no HEAD and no probe: signed URLs are made for one method, and a
-//     source sends each byte once.
+//     Reading begins with no HEAD and no probe: signed URLs are made for one
+//     method, and a source sends each byte once. Allowed asks for rights only.
 //   - A Body gives exactly the bytes of the content from Info.From on. A body
 //     that ends early, or that goes on for longer than announced, ends in an
 //     error and never in io.EOF. Only a body whose end nothing but the end of
