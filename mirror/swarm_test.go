@@ -84,7 +84,7 @@ func newSwarm(t *testing.T) *swarm {
 	t.Helper()
 	w := &swarm{t: t, member: dragonfly.Member{ID: "127.0.0.1:8002", Addr: "127.0.0.1:8002", Weight: 1}}
 	seed := newMachine(t, "seed", func(dragonfly.Member) dragonfly.Tracker { return w.sn.SeedTracker() })
-	w.sn = supernode.New(supernode.Config{Self: w.member, Sched: sched.Config{Seed: 1}, Log: slog.New(slog.DiscardHandler)}, own{seed.engine, w.member})
+	w.sn = supernode.New(supernode.Config{Self: w.member, Sched: sched.Config{Seed: 1}, Log: slog.New(slog.DiscardHandler)}, seed.engine.Seed(w.member))
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { w.sn.Run(ctx) })
@@ -92,28 +92,11 @@ func newSwarm(t *testing.T) *swarm {
 		cancel()
 		wg.Wait()
 	})
-	if _, err := seed.engine.Seed(ctx, w.member); err != nil {
+	if err := seed.engine.Seed(w.member).Open(ctx); err != nil {
 		t.Fatal(err)
 	}
 	return w
 }
-
-// own is a seed as its supernode drives it.
-type own struct {
-	e    *peer.Engine
-	self dragonfly.Member
-}
-
-func (s own) Prepare(ctx context.Context, r dragonfly.Request, known supernode.Known) (supernode.Prepared, error) {
-	p, err := s.e.Prepare(ctx, s.self, r, peer.Known(known))
-	return supernode.Prepared{Task: r.TaskID(), Version: p.Version, Layout: p.Layout, Held: p.Held, Manifest: p.Manifest}, err
-}
-
-func (s own) Inline(task dragonfly.TaskID, v dragonfly.Version) ([]byte, bool) {
-	return s.e.Inline(task, v)
-}
-func (s own) Admit(info dragonfly.TaskInfo) { s.e.Admit(info) }
-func (s own) Forget(task dragonfly.TaskID)  { s.e.Forget(task) }
 
 // line is the way of a host on loopback to the supernode.
 type line struct{ dragonfly.Tracker }

@@ -34,6 +34,8 @@ func (m memory) Open(_ context.Context, _ dragonfly.Request, from int64, _ sourc
 		ReadCloser: io.NopCloser(bytes.NewReader(m.content[from:]))}, nil
 }
 
+func (m memory) Allowed(context.Context, dragonfly.Request) error { return nil }
+
 // workbench is a task with an empty holding of four pieces.
 func workbench(tb testing.TB, pieceLen int64) (*task, *holding, memory) {
 	tb.Helper()

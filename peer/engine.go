@@ -34,6 +34,7 @@ import (
 // Source is where contents come from; *source.Client is one.
 type Source interface {
 	Open(ctx context.Context, r dragonfly.Request, from int64, cond source.Condition) (*source.Body, error)
+	Allowed(ctx context.Context, r dragonfly.Request) error
 }
 
 // Parents is how bytes are fetched from seeds and peers; *transfer.Client is

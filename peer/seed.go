@@ -19,23 +19,36 @@ type Known struct {
 
 // Prepared is what the seed found out about a task.
 type Prepared struct {
+	Task     dragonfly.TaskID
 	Version  dragonfly.Version
 	Layout   dragonfly.Layout
 	Held     dragonfly.PieceSet
 	Manifest []dragonfly.PieceDigest // zero where a piece is not held
 	Complete bool
+	Asked    bool // the source answered to the credentials now
 }
 
-// Seed makes an engine the seed of the supernode that tracker stands for: it
-// opens a session there and keeps it. The supernode prepares tasks with
-// Prepare; everything else goes through assignments, as for any peer.
-func (e *Engine) Seed(ctx context.Context, self dragonfly.Member) (dragonfly.SessionID, error) {
-	n := e.node(self)
-	s, _, err := n.open(ctx, e.cfg.Patience)
-	if err != nil {
-		return "", err
-	}
-	return s.Welcome().Session, nil
+// Seed is an engine as the supernode that it belongs to drives it. The
+// supernode prepares tasks with Prepare; everything else goes through
+// assignments, as for any peer. All methods are for that supernode.
+type Seed struct {
+	e    *Engine
+	self dragonfly.Member
+}
+
+// Seed makes an engine the seed of the supernode self.
+func (e *Engine) Seed(self dragonfly.Member) Seed { return Seed{e, self} }
+
+// Open opens the session at the supernode, which the engine keeps then.
+func (s Seed) Open(ctx context.Context) error {
+	_, _, err := s.e.node(s.self).open(ctx, s.e.cfg.Patience)
+	return err
+}
+
+// Allowed asks the source whether it gives a content to whoever asks as r does.
+// Errors are the source's.
+func (s Seed) Allowed(ctx context.Context, r dragonfly.Request) error {
+	return s.e.cfg.Source.Allowed(ctx, r)
 }
 
 // Prepare opens the source of a task, or asks it whether what is held is still
@@ -43,14 +56,15 @@ func (e *Engine) Seed(ctx context.Context, self dragonfly.Member) (dragonfly.Ses
 // opened body waits with it. Small content is read at once, so that it can be
 // given inside the register answers. What a peer holds already (known) is not
 // asked of the source again. Errors are the source's.
-func (e *Engine) Prepare(ctx context.Context, self dragonfly.Member, r dragonfly.Request, known Known) (Prepared, error) {
+func (s Seed) Prepare(ctx context.Context, r dragonfly.Request, known Known) (Prepared, error) {
+	e := s.e
 	t := e.task(r.TaskID())
 	done, err := t.turn(ctx)
 	if err != nil {
 		return Prepared{}, err
 	}
 	defer done()
-	n := e.node(self)
+	n := e.node(s.self)
 	t.mu.Lock()
 	t.req, t.seed, t.serves, t.node = r, true, true, n
 	h := t.h
@@ -62,8 +76,9 @@ func (e *Engine) Prepare(ctx context.Context, self dragonfly.Member, r dragonfly
 		return Prepared{}, &dragonfly.Error{Kind: dragonfly.SourceFailed,
 			Message: "the source breaks off or changes its content each time it is read: try again later"}
 	}
+	asked := false
 	if h == nil || h.complete() || h.isVoid() {
-		if h, err = t.open(ctx, known); err != nil {
+		if h, asked, err = t.open(ctx, known); err != nil {
 			return Prepared{}, err
 		}
 	}
@@ -72,7 +87,7 @@ func (e *Engine) Prepare(ctx context.Context, self dragonfly.Member, r dragonfly
 			return Prepared{}, err
 		}
 	}
-	p := Prepared{Version: h.version, Layout: h.Layout(), Held: h.content.Held(), Complete: h.complete()}
+	p := Prepared{Task: t.id, Version: h.version, Layout: h.Layout(), Held: h.content.Held(), Complete: h.complete(), Asked: asked}
 	for n := range p.Held.All() {
 		for int(n) >= len(p.Manifest) {
 			p.Manifest = append(p.Manifest, dragonfly.PieceDigest{})
@@ -148,8 +163,8 @@ func (h *holding) isVoid() bool {
 }
 
 // Inline is a complete verified content of at most dragonfly.InlineMax bytes.
-func (e *Engine) Inline(id dragonfly.TaskID, v dragonfly.Version) ([]byte, bool) {
-	t := e.lookup(id)
+func (s Seed) Inline(id dragonfly.TaskID, v dragonfly.Version) ([]byte, bool) {
+	t := s.e.lookup(id)
 	if t == nil {
 		return nil, false
 	}
@@ -170,8 +185,8 @@ func (e *Engine) Inline(id dragonfly.TaskID, v dragonfly.Version) ([]byte, bool)
 }
 
 // Admit lets those who have the ticket read a version from the data port.
-func (e *Engine) Admit(info dragonfly.TaskInfo) {
-	if t := e.lookup(info.Task); t != nil {
+func (s Seed) Admit(info dragonfly.TaskInfo) {
+	if t := s.e.lookup(info.Task); t != nil {
 		if h := t.holding(); h != nil && h.version == info.Version {
 			h.setTicket(info.Ticket)
 		}
@@ -179,11 +194,11 @@ func (e *Engine) Admit(info dragonfly.TaskInfo) {
 }
 
 // Forget ends the seed's interest in a task; its bytes stay in the store.
-func (e *Engine) Forget(id dragonfly.TaskID) {
-	e.mu.Lock()
-	t := e.tasks[id]
-	delete(e.tasks, id)
-	e.mu.Unlock()
+func (s Seed) Forget(id dragonfly.TaskID) {
+	s.e.mu.Lock()
+	t := s.e.tasks[id]
+	delete(s.e.tasks, id)
+	s.e.mu.Unlock()
 	if t == nil {
 		return
 	}

@@ -519,7 +519,7 @@ func (t *task) direct(ctx context.Context) error {
 	defer done()
 	t.halt()
 	for try := 0; ; try++ {
-		h, err := t.open(ctx, Known{})
+		h, _, err := t.open(ctx, Known{})
 		if err != nil {
 			return err
 		}
@@ -568,7 +568,23 @@ func (t *task) readMissing(ctx context.Context, h *holding) error {
 // open finds out what the source has and makes the holding for it: with what
 // the store holds of the same version, else fresh. An incomplete content is
 // continued by a ranged request, and so is one that a peer has the start of.
-func (t *task) open(ctx context.Context, known Known) (*holding, error) {
+// asked says whether the source was needed for it.
+func (t *task) open(ctx context.Context, known Known) (h *holding, asked bool, err error) {
+	if content, stored := t.e.cfg.Store.Lookup(t.id); stored {
+		meta := content.Meta()
+		complete := meta.Layout.Known() && content.Held().Count() == meta.Layout.Pieces()
+		content.Release()
+		if _, addressed := source.ContentAddressed(t.request().URL); addressed && complete {
+			h, err = t.adopt(meta.Version, meta.Layout, t.ticket(), source.Info{})
+			return h, false, err
+		}
+	}
+	h, err = t.ask(ctx, known)
+	return h, true, err
+}
+
+// ask opens the source.
+func (t *task) ask(ctx context.Context, known Known) (*holding, error) {
 	req := t.request()
 	content, stored := t.e.cfg.Store.Lookup(t.id)
 	var meta store.Meta
@@ -577,9 +593,6 @@ func (t *task) open(ctx context.Context, known Known) (*holding, error) {
 		held := content.Held().Count()
 		complete := meta.Layout.Known() && held == meta.Layout.Pieces()
 		content.Release()
-		if _, addressed := source.ContentAddressed(req.URL); addressed && complete {
-			return t.adopt(meta.Version, meta.Layout, t.ticket(), source.Info{})
-		}
 		if complete && (meta.ETag != "" || meta.LastModified != "") {
 			body, err := t.e.cfg.Source.Open(ctx, req, 0, ifChanged(meta))
 			if errors.Is(err, source.ErrNotModified) {

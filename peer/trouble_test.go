@@ -97,10 +97,10 @@ func TestSeedTellsTheDigestOfWhatItHoldsAlready(t *testing.T) {
 		s := w.script("seed")
 		m := w.machine(nodeA, filepath.Join(w.dir, nodeA), options{dial: func(dragonfly.Member) dragonfly.Tracker { return s }})
 		self := dragonfly.Member{ID: "script", Addr: "script:8002", Weight: 1}
-		if _, err := m.engine.Seed(t.Context(), self); err != nil {
+		if err := m.engine.Seed(self).Open(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := m.engine.Prepare(t.Context(), self, job().Request, peer.Known{}); err != nil {
+		if _, err := m.engine.Seed(self).Prepare(t.Context(), job().Request, peer.Known{}); err != nil {
 			t.Fatal(err)
 		}
 		first, again := s.whole(0, fromSource, dragonfly.PieceDigest{}), dragonfly.AssignmentID(0)
@@ -125,10 +125,10 @@ func TestSeedTellsDigestsBeforeTheLength(t *testing.T) {
 			s := w.script("seed")
 			m := w.machine(nodeA, dir, options{dial: func(dragonfly.Member) dragonfly.Tracker { return s }})
 			self := dragonfly.Member{ID: "script", Addr: "script:8002", Weight: 1}
-			if _, err := m.engine.Seed(t.Context(), self); err != nil {
+			if err := m.engine.Seed(self).Open(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			p, err := m.engine.Prepare(t.Context(), self, job().Request, peer.Known{})
+			p, err := m.engine.Seed(self).Prepare(t.Context(), job().Request, peer.Known{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -482,11 +482,11 @@ func (n *node) start() {
 	var seed *machine
 	seed = n.w.machine(n.ip, n.dir, options{quota: n.quota, boot: n.boot,
 		dial: func(dragonfly.Member) dragonfly.Tracker { return house{sn.SeedTracker(), &seed} }})
-	sn = supernode.New(supernode.Config{Self: n.member, Sched: sched.Config{Seed: 1}, Log: n.w.log.With("node", n.ip)}, own{seed.engine, n.member})
+	sn = supernode.New(supernode.Config{Self: n.member, Sched: sched.Config{Seed: 1}, Log: n.w.log.With("node", n.ip)}, seed.engine.Seed(n.member))
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { sn.Run(ctx) })
-	if _, err := seed.engine.Seed(ctx, n.member); err != nil {
+	if err := seed.engine.Seed(n.member).Open(ctx); err != nil {
 		n.w.t.Fatal(err)
 	}
 	n.mu.Lock()
@@ -528,23 +528,6 @@ func (n *node) mute(silent bool) {
 	defer n.mu.Unlock()
 	n.silent = silent
 }
-
-// own is a seed as its supernode drives it.
-type own struct {
-	e    *peer.Engine
-	self dragonfly.Member
-}
-
-func (s own) Prepare(ctx context.Context, r dragonfly.Request, known supernode.Known) (supernode.Prepared, error) {
-	p, err := s.e.Prepare(ctx, s.self, r, peer.Known(known))
-	return supernode.Prepared{Task: r.TaskID(), Version: p.Version, Layout: p.Layout, Held: p.Held, Manifest: p.Manifest}, err
-}
-
-func (s own) Inline(task dragonfly.TaskID, v dragonfly.Version) ([]byte, bool) {
-	return s.e.Inline(task, v)
-}
-func (s own) Admit(info dragonfly.TaskInfo) { s.e.Admit(info) }
-func (s own) Forget(task dragonfly.TaskID)  { s.e.Forget(task) }
 
 // recorder notes what is said in a session.
 type recorder struct {

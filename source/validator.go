@@ -76,16 +76,15 @@ func (c Condition) same(i Info) bool {
 }
 
 // ContentAddressed reads the digest out of a URL that names its content by it:
-// one whose path ends in /blobs/sha256:H, with 64 lower-case hex digits. Such
-// a content never changes. The digest is that of the whole resource, not of a
-// window of it.
+// one whose path ends in /blobs/sha256:H or /blobs/sha512:H, in lower-case hex
+// digits. Such a content never changes. The digest is that of the whole
+// resource, not of a window of it.
 func ContentAddressed(rawURL string) (dragonfly.Digest, bool) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		return dragonfly.Digest{}, false
 	}
-	const mark = "/blobs/sha256:"
-	i := strings.LastIndex(u.Path, mark)
+	i := strings.LastIndex(u.Path, "/blobs/sha")
 	if i < 0 {
 		return dragonfly.Digest{}, false
 	}

@@ -11,7 +11,7 @@ import (
 
 // entries answers the question for a manifest: with the true digests, or with
 // those of another content.
-func (p *peer) entries(url string, o *origin, as string, pieces int) (events []dragonfly.Event) {
+func (p *client) entries(url string, o *origin, as string, pieces int) (events []dragonfly.Event) {
 	for n := range dragonfly.PieceNum(pieces) {
 		events = append(events, dragonfly.Event{Kind: dragonfly.EventEntry, Task: taskOf(url), Version: o.version, Piece: n, Digest: digestOf(versionOf(as), n)})
 	}
@@ -19,7 +19,7 @@ func (p *peer) entries(url string, o *origin, as string, pieces int) (events []d
 }
 
 // questions takes the questions of one kind that a peer is asked now.
-func (p *peer) questions(kind dragonfly.QuestionKind) (n int) {
+func (p *client) questions(kind dragonfly.QuestionKind) (n int) {
 	p.Helper()
 	work, _ := p.next()
 	for _, q := range work.Questions {
@@ -92,7 +92,7 @@ func TestOneLiarDoesNotConvince(t *testing.T) {
 		w.sn.mu.Lock()
 		w.sn.agents["0000000000000000000000000000000c"].where.Host = "10.0.0.11" // another process of the liar's host
 		w.sn.mu.Unlock()
-		for _, p := range []*peer{liar, accomplice} {
+		for _, p := range []*client{liar, accomplice} {
 			p.register(p.has(url, o, 2))
 			p.later(p.report(p.entries(url, o, "b", 2)...))
 			p.later(p.report(p.entries(url, o, "b", 2)...))

@@ -28,7 +28,7 @@ type metrics struct {
 	peerDownloads, peerBytes                                        *prometheus.CounterVec // callsystem
 	peerFailures                                                    *prometheus.CounterVec // callsystem, reason
 	peerDuration                                                    *prometheus.HistogramVec
-	bytes, pieceFailures, verdicts                                  *prometheus.CounterVec
+	bytes, pieceFailures, verdicts, admissions                      *prometheus.CounterVec
 	syncDuration, scheduleDuration                                  prometheus.Histogram
 }
 
@@ -76,6 +76,7 @@ func newMetrics(reg prometheus.Registerer, s *Supernode) *metrics {
 		peerDownloads:    vec(dfget+"download_total", "Downloads that peers completed.", "callsystem"),
 		peerBytes:        vec(dfget+"download_size_bytes_total", "Bytes of completed downloads.", "callsystem"),
 		peerFailures:     vec(dfget+"download_failed_total", "Downloads that failed by the source, by what it said.", "callsystem", "reason"),
+		admissions:       vec(node+"admissions_total", "Registrations that were let in or not: it was known, the source was asked, it refused, it could not be asked.", "result"),
 		syncDuration:     histogram(node+"sync_duration_seconds", "Time to take a report in, before it waits for work.", prometheus.ExponentialBuckets(0.00001, 4, 10)),
 		scheduleDuration: histogram(node+"schedule_duration_milliseconds", "Time of one step of the scheduler.", prometheus.ExponentialBuckets(0.01, 2, 7)),
 		peerDuration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: dfget + "download_duration_seconds",

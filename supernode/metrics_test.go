@@ -155,7 +155,7 @@ func TestLabelsAreBounded(t *testing.T) {
 			w.Errorf("reason: %v", got)
 		}
 		for name := range values {
-			if !slices.Contains([]string{"callsystem", "reason", "cdnstatus", "status", "from", "le"}, name) {
+			if !slices.Contains([]string{"callsystem", "reason", "cdnstatus", "status", "from", "le", "result"}, name) {
 				w.Errorf("label %s", name)
 			}
 		}

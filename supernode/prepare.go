@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"dragonfly"
+	"dragonfly/peer"
 	"dragonfly/sched"
+	"dragonfly/source"
 )
 
 // revalidation is how long the seed's last answer about a source is good
@@ -78,10 +80,17 @@ func (s *Supernode) stale(t *task, r dragonfly.Request, now time.Time) bool {
 		return true
 	case t.last != nil && refused(t.last):
 		return true // perhaps these credentials are better
-	case contentAddressed(r.URL):
+	case addressed(r.URL):
 		return false
 	}
 	return now.Sub(t.prepared) >= revalidation
+}
+
+// addressed says that a URL names its content by digest, so that the content
+// behind it cannot change.
+func addressed(url string) bool {
+	_, ok := source.ContentAddressed(url)
+	return ok
 }
 
 // refused says that the source did not take the credentials.
@@ -106,20 +115,20 @@ func sameCredentials(a, b dragonfly.Request) bool {
 }
 
 // knownBy is what a registering peer holds from the start of the content on.
-func knownBy(r dragonfly.Registration) Known {
+func knownBy(r dragonfly.Registration) peer.Known {
 	n := dragonfly.PieceNum(0)
 	for r.Held.Has(n) {
 		n++
 	}
 	if n == 0 || r.Version.IsZero() || r.Layout.PieceLen <= 0 {
-		return Known{}
+		return peer.Known{}
 	}
 	_, from := r.Layout.Extent(n - 1)
-	return Known{Version: r.Version, From: from}
+	return peer.Known{Version: r.Version, From: from}
 }
 
 // prepare starts a preparation in the background.
-func (s *Supernode) prepare(t *task, r dragonfly.Request, known Known) *preparation {
+func (s *Supernode) prepare(t *task, r dragonfly.Request, known peer.Known) *preparation {
 	p := &preparation{request: r, done: make(chan struct{})}
 	if s.stopped {
 		p.err = errStopped
@@ -150,7 +159,7 @@ func (s *Supernode) prepare(t *task, r dragonfly.Request, known Known) *preparat
 }
 
 // checkPrepared guards the books against a seed that answers nonsense.
-func checkPrepared(t *task, p Prepared) error {
+func checkPrepared(t *task, p peer.Prepared) error {
 	switch {
 	case p.Version.IsZero(), p.Layout.PieceLen <= 0, p.Layout.Length < dragonfly.UnknownLength,
 		!p.Task.IsZero() && p.Task != t.id:
@@ -161,10 +170,13 @@ func checkPrepared(t *task, p Prepared) error {
 
 // conclude enters the outcome of a preparation and returns the error for those
 // who wait for it: nil while there is a version that can be handed out.
-func (s *Supernode) conclude(t *task, r dragonfly.Request, p Prepared, err error) error {
+func (s *Supernode) conclude(t *task, r dragonfly.Request, p peer.Prepared, err error) error {
 	now := time.Now()
 	if err == nil {
 		t.prepared, t.notFound, t.last = now, nil, nil
+		if p.Asked {
+			s.door.Proved(r)
+		}
 		s.install(t, p)
 		return nil
 	}
@@ -200,7 +212,7 @@ func (s *Supernode) conclude(t *task, r dragonfly.Request, p Prepared, err error
 }
 
 // install makes what the seed prepared the current version.
-func (s *Supernode) install(t *task, p Prepared) {
+func (s *Supernode) install(t *task, p peer.Prepared) {
 	old := t.current
 	v := old
 	if v == nil || v.id != p.Version {
@@ -226,7 +238,7 @@ func (s *Supernode) install(t *task, p Prepared) {
 	}
 }
 
-func (s *Supernode) openVersion(t *task, p Prepared) *version {
+func (s *Supernode) openVersion(t *task, p peer.Prepared) *version {
 	s.lastTask++
 	v := &version{task: t, handle: s.lastTask, id: p.Version, layout: p.Layout, ticket: t.ticket(p.Version)}
 	s.versions[v.handle] = v
@@ -277,21 +289,43 @@ func (s *Supernode) newSeed(ss *session) {
 	s.seedPeer = ss
 	for _, t := range s.inOrder() {
 		if v := t.current; v != nil && t.prep == nil && len(t.waiting(v)) > 0 {
-			s.prepare(t, t.request, Known{})
+			s.prepare(t, t.request, peer.Known{})
 		}
 	}
 }
 
 // awaken counts those as holders who said before the task was wanted that
-// they serve this version of it.
+// they serve this version of it, once it is sure that they may have it.
 func (s *Supernode) awaken(v *version) {
 	for _, r := range v.task.registered() {
-		if kept := r.kept; kept != nil {
-			r.kept, r.version = nil, v
-			v.tell(r)
-			s.serve(r, *kept)
+		switch {
+		case r.kept == nil:
+		case s.door.Knows(r.request):
+			s.rouse(r, v)
+		case !s.stopped:
+			s.wg.Go(func() {
+				s.mu.Lock()
+				defer s.unlock()
+				kept := r.kept
+				err := s.admit(s.ctx, r.request)
+				switch {
+				case r.kept != kept || v.task.current != v || r.session.dead: // it registered again, or it is another's turn
+				case err == nil:
+					s.rouse(r, v)
+				case dragonfly.KindOf(err) != dragonfly.Unavailable:
+					s.remove(r)
+				}
+			})
 		}
 	}
+}
+
+// rouse makes a peer that was only remembered a holder.
+func (s *Supernode) rouse(r *registration, v *version) {
+	kept := *r.kept
+	r.kept, r.version = nil, v
+	v.tell(r)
+	s.serve(r, kept)
 }
 
 // supersede replaces a version. Peers that are in the middle of the older one

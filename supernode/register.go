@@ -13,6 +13,7 @@ import (
 
 	"dragonfly"
 	"dragonfly/sched"
+	"dragonfly/source"
 )
 
 // Limits of what one registration may bring.
@@ -44,6 +45,8 @@ func validate(r dragonfly.Registration) error {
 		return invalid("registration: job must be printable and have 1 to 256 bytes")
 	case len(r.Request.URL) > maxURL || len(r.Request.TaskURL) > maxURL:
 		return invalid("registration: a url has at most %d bytes", maxURL)
+	case strings.TrimSpace(r.Request.TaskURL) != "" && !source.Fits(r.Request.URL, r.Request.TaskURL):
+		return invalid("registration: the task url must be the url without some parameters of its query")
 	case len(r.Request.Identifier) > maxIdentifier:
 		return invalid("registration: the identifier has at most %d bytes", maxIdentifier)
 	case len(r.Request.RootCAs) > maxRootCAs:
@@ -94,13 +97,30 @@ func (ss *session) Register(ctx context.Context, r dragonfly.Registration) (drag
 	if err := s.admissible(ss, id); err != nil {
 		return dragonfly.TaskInfo{}, err
 	}
-	if r.Holding {
-		return s.hold(ss, s.task(id, r.Request), r), nil
+	if r.Holding && !s.wanted(id) {
+		return s.keep(ss, s.task(id, r.Request), r), nil
 	}
+	may := false
 	for {
+		// Credentials that are no good shall not be tried on what others read.
+		if !may && s.wanted(id) {
+			if err := s.admit(ctx, r.Request); err != nil {
+				return s.refuse(ss, id, r, err)
+			}
+			may = true
+		}
+		if r.Holding {
+			if err := s.admissible(ss, id); err != nil {
+				return dragonfly.TaskInfo{}, err
+			}
+			return s.hold(ss, s.task(id, r.Request), r), nil
+		}
 		t, err := s.prepared(ctx, ss, id, r)
 		if err != nil {
 			return s.refuse(ss, id, r, err)
+		}
+		if !may {
+			continue // the seed need not have asked the source
 		}
 		v := t.current
 		if !wantsInline(r, v) {
@@ -206,18 +226,28 @@ func (s *Supernode) book(ss *session, t *task, r dragonfly.Registration, wants b
 	return v.info()
 }
 
-// hold enters what a peer only serves. The source is not asked for it: until
-// somebody wants the task it is only remembered.
+// wanted says that a task has a version that is handed out.
+func (s *Supernode) wanted(id dragonfly.TaskID) bool {
+	t := s.tasks[id]
+	return t != nil && t.current != nil
+}
+
+// keep remembers what a peer only serves of a task that nobody wants yet. The
+// source is not asked for it, so that the peer is told nothing.
+func (s *Supernode) keep(ss *session, t *task, r dragonfly.Registration) dragonfly.TaskInfo {
+	reg := s.enroll(ss, t, r, time.Now())
+	reg.wants, reg.kept = false, &r
+	return dragonfly.TaskInfo{Task: t.id, Version: r.Version, Layout: r.Layout}
+}
+
+// hold enters what a peer only serves.
 func (s *Supernode) hold(ss *session, t *task, r dragonfly.Registration) dragonfly.TaskInfo {
+	if t.current == nil { // it was forgotten meanwhile
+		return s.keep(ss, t, r)
+	}
 	reg := s.enroll(ss, t, r, time.Now())
 	reg.wants = false
-	v := t.current
-	if v == nil {
-		reg.kept = &r
-		t.forgetTickets()
-		return dragonfly.TaskInfo{Task: t.id, Version: r.Version, Layout: r.Layout, Ticket: t.ticket(r.Version)}
-	}
-	if reg.version != v && (reg.version == nil || reg.version != t.retired) {
+	if v := t.current; reg.version != v && (reg.version == nil || reg.version != t.retired) {
 		s.leave(reg)
 		reg.version = v
 	}
@@ -242,7 +272,9 @@ func (s *Supernode) enroll(ss *session, t *task, r dragonfly.Registration, now t
 		t.regs[ss], ss.regs[t.id] = reg, reg
 	}
 	t.touched = now
-	t.request = r.Request
+	if !r.Holding {
+		t.request = r.Request
+	}
 	reg.asked = reg.asked && sameCredentials(reg.request, r.Request)
 	reg.request, reg.kept = r.Request, nil
 	reg.serves = r.Serve || r.Holding

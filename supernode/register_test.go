@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"dragonfly"
+	"dragonfly/peer"
 )
 
 // said is an error of the source with its HTTP status.
@@ -26,7 +27,7 @@ type attempt struct {
 	err  error
 }
 
-func (p *peer) attempt(r dragonfly.Registration) *attempt {
+func (p *client) attempt(r dragonfly.Registration) *attempt {
 	x := &attempt{done: make(chan struct{})}
 	go func() {
 		x.info, x.err = p.Register(p.Context(), r)
@@ -448,10 +449,10 @@ func TestHoldersAreNotForgotten(t *testing.T) {
 	inTime(t, nil, func(w *world) {
 		url, o := w.source("a", 2)
 		a, b := w.peer(), w.peer()
-		for _, holder := range []*peer{a, b} {
+		for _, holder := range []*client{a, b} {
 			r := holder.has(url, o, 2)
 			r.Holding = true
-			if info := holder.register(r); info.Version != o.version || info.Ticket.IsZero() || w.asked(o) != 0 {
+			if info := holder.register(r); info.Version != o.version || !info.Ticket.IsZero() || w.asked(o) != 0 {
 				w.Errorf("%+v, asked %d times", info, w.asked(o))
 			}
 			holder.later(holder.report())
@@ -581,7 +582,7 @@ func TestKnownBytes(t *testing.T) {
 		r := p.has(url, o, 3)
 		r.Held.Add(4)
 		p.register(r)
-		if o.from != (Known{o.version, 3 * block}) {
+		if o.from != (peer.Known{Version: o.version, From: 3 * block}) {
 			w.Errorf("%+v", o.from)
 		}
 	})

@@ -43,7 +43,7 @@ func TestOpenReplacesTheOlderSession(t *testing.T) {
 		if err := old.Close(w.Context(), "late"); err != nil {
 			w.Error(err)
 		}
-		for _, p := range []*peer{again, other} {
+		for _, p := range []*client{again, other} {
 			if x := p.later(p.report()); x.over() {
 				w.Errorf("host %d does not wait: %v", p.host, x.err)
 			}
@@ -440,7 +440,7 @@ func TestPeerThatCannotServe(t *testing.T) {
 		if err != nil {
 			w.Fatal(err)
 		}
-		deaf, shy := &peer{world: w, Session: s, host: 30}, w.peer()
+		deaf, shy := &client{world: w, Session: s, host: 30}, w.peer()
 		deaf.register(deaf.has(url, o, 1))
 		r := shy.has(url, o, 1)
 		r.Serve = false // v1's pattern cdn
@@ -479,7 +479,7 @@ func TestParentsInLogs(t *testing.T) {
 		if err != nil {
 			w.Fatal(err)
 		}
-		seed := &peer{world: w, Session: s, host: 101}
+		seed := &client{world: w, Session: s, host: 101}
 		if got := seed.sync().Assignments[0].Parent; got.Kind != dragonfly.ParentSource || got.CID != "source:origin.test" {
 			w.Errorf("%+v", got)
 		}
@@ -575,14 +575,14 @@ func TestKilledPeerMakesWay(t *testing.T) {
 	inTime(t, nil, func(w *world) {
 		sessions := func() int { return len(w.sn.Peers()) - 1 } // without the seed
 		killed := w.peer()
-		next := func(agent string) *peer {
+		next := func(agent string) *client {
 			ctx, h := hello(killed.host)
 			h.Agent = strings.Repeat(agent, 32)
 			s, err := w.sn.Open(ctx, h)
 			if err != nil {
 				w.Fatal(err)
 			}
-			return &peer{world: w, Session: s, host: killed.host}
+			return &client{world: w, Session: s, host: killed.host}
 		}
 		heir := next("b")
 		if sessions() != 1 {

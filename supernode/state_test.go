@@ -101,28 +101,28 @@ func TestState(t *testing.T) {
 func TestWhyPeersWait(t *testing.T) {
 	for _, c := range []struct {
 		want sched.Reason
-		do   func(w *world, p *peer, o *origin, url string)
+		do   func(w *world, p *client, o *origin, url string)
 	}{
-		{sched.WaitSource, func(w *world, p *peer, o *origin, url string) { // an unknown length: what is not there is not given
+		{sched.WaitSource, func(w *world, p *client, o *origin, url string) { // an unknown length: what is not there is not given
 			w.change(o, func(o *origin) { o.known = false })
 			p.register(p.wants(url))
 			p.later(p.report())
 		}},
-		{sched.WaitSlots, func(w *world, p *peer, _ *origin, url string) {
+		{sched.WaitSlots, func(w *world, p *client, _ *origin, url string) {
 			p.register(p.wants(url))
 			p.news()
 		}},
-		{sched.WaitFree, func(w *world, p *peer, _ *origin, url string) {
+		{sched.WaitFree, func(w *world, p *client, _ *origin, url string) {
 			p.register(p.wants(url))
 			r := p.report()
 			r.Free = 0
 			p.later(r)
 		}},
-		{sched.WaitSilent, func(w *world, p *peer, _ *origin, url string) {
+		{sched.WaitSilent, func(w *world, p *client, _ *origin, url string) {
 			p.register(p.wants(url))
 			w.wait(4 * time.Second)
 		}},
-		{sched.WaitParents, func(w *world, p *peer, o *origin, url string) {
+		{sched.WaitParents, func(w *world, p *client, o *origin, url string) {
 			x := w.peer() // takes the four slots of the seed and gives nothing
 			r := x.wants(url)
 			r.Serve = false
@@ -131,17 +131,17 @@ func TestWhyPeersWait(t *testing.T) {
 			p.register(p.wants(url))
 			p.news()
 		}},
-		{sched.WaitPause, func(w *world, p *peer, _ *origin, url string) {
+		{sched.WaitPause, func(w *world, p *client, _ *origin, url string) {
 			p.register(p.wants(url))
 			work := p.sync()
 			p.later(p.report(failure(work.Assignments[0], dragonfly.FailStore)))
 		}},
-		{sched.WaitClosed, func(w *world, p *peer, o *origin, url string) {
+		{sched.WaitClosed, func(w *world, p *client, o *origin, url string) {
 			w.change(o, func(o *origin) { o.broken, o.pace = said(dragonfly.SourceFailed, 500), 0 })
 			p.register(p.wants(url))
 			p.news()
 		}},
-		{sched.WaitUnverified, func(w *world, p *peer, _ *origin, url string) {
+		{sched.WaitUnverified, func(w *world, p *client, _ *origin, url string) {
 			p.register(p.wants(url))
 			work := p.sync()
 			p.later(p.report(about(dragonfly.EventReceived, work.Assignments[0]), about(dragonfly.EventReceived, work.Assignments[1])))

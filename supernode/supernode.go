@@ -27,7 +27,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"dragonfly"
+	"dragonfly/peer"
 	"dragonfly/sched"
+	"dragonfly/source"
 )
 
 // Config is what a supernode works with. Self and Log are required.
@@ -52,7 +54,7 @@ type Config struct {
 
 // Seed is the supernode's own peer as far as it is not an ordinary one: for
 // the rest it opens its session at SeedTracker and gets assignments. Its
-// methods are called without any lock held.
+// methods are called without any lock held. peer.Seed is one.
 type Seed interface {
 	// Prepare opens the source of a task with the credentials of r, or asks it
 	// whether what the seed holds is still true, and says what is there. known
@@ -60,7 +62,10 @@ type Seed interface {
 	// called once at a time per task. After it the seed waits for assignments.
 	// Errors are the source's: *dragonfly.Error with the HTTP status where the
 	// source gave one, and without where it could not be reached.
-	Prepare(ctx context.Context, r dragonfly.Request, known Known) (Prepared, error)
+	Prepare(ctx context.Context, r dragonfly.Request, known peer.Known) (peer.Prepared, error)
+	// Allowed asks the source whether it gives a content to whoever asks as r
+	// does. Errors are as Prepare's.
+	Allowed(ctx context.Context, r dragonfly.Request) error
 	// Inline gives a complete verified content of at most
 	// dragonfly.InlineMax bytes.
 	Inline(task dragonfly.TaskID, v dragonfly.Version) ([]byte, bool)
@@ -68,22 +73,6 @@ type Seed interface {
 	Admit(info dragonfly.TaskInfo)
 	// Forget ends the seed's interest in a task; its store keeps the bytes.
 	Forget(task dragonfly.TaskID)
-}
-
-// Known is what a peer says that it holds of a content: all of it up to From, of
-// a version. The zero value is nothing.
-type Known struct {
-	Version dragonfly.Version
-	From    int64
-}
-
-// Prepared is what the seed found out about a task.
-type Prepared struct {
-	Task     dragonfly.TaskID
-	Version  dragonfly.Version
-	Layout   dragonfly.Layout
-	Held     dragonfly.PieceSet
-	Manifest []dragonfly.PieceDigest // zero where unknown
 }
 
 const (
@@ -101,6 +90,7 @@ const (
 type Supernode struct {
 	cfg     Config
 	seed    Seed
+	door    *source.Door
 	log     *slog.Logger
 	metrics *metrics
 	epoch   time.Time // sched.Instant 0
@@ -154,7 +144,7 @@ func New(cfg Config, seed Seed) *Supernode {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Supernode{
-		cfg: cfg, seed: seed, log: cfg.Log, epoch: time.Now(),
+		cfg: cfg, seed: seed, door: source.NewDoor(seed.Allowed), log: cfg.Log, epoch: time.Now(),
 		ctx: ctx, cancel: cancel, kick: make(chan struct{}, 1),
 		books: books{
 			machine:  sched.New(cfg.Sched),
@@ -211,6 +201,7 @@ func (s *Supernode) close() {
 		ss.wake()
 	}
 	s.mu.Unlock()
+	s.door.Close()
 	s.wg.Wait()
 }
 

@@ -5,10 +5,8 @@ package supernode
 import (
 	"cmp"
 	"crypto/rand"
-	"maps"
 	"net/url"
 	"slices"
-	"strings"
 	"time"
 
 	"dragonfly"
@@ -84,11 +82,8 @@ type work struct {
 func (s *Supernode) task(id dragonfly.TaskID, r dragonfly.Request) *task {
 	t := s.tasks[id]
 	if t == nil {
-		t = &task{id: id, request: r, regs: map[*session]*registration{}, touched: time.Now(),
+		t = &task{id: id, request: r, regs: map[*session]*registration{}, touched: time.Now(), host: sourceHost(r.URL),
 			tickets: map[dragonfly.Version]dragonfly.Ticket{}}
-		if u, err := url.Parse(r.URL); err == nil {
-			t.host = u.Host
-		}
 		s.tasks[id] = t
 	}
 	return t
@@ -102,30 +97,6 @@ func (t *task) ticket(v dragonfly.Version) dragonfly.Ticket {
 		t.tickets[v] = k
 	}
 	return k
-}
-
-// maxTickets is how many tickets a task keeps before it looks whether they are
-// all in use.
-const maxTickets = 8
-
-// forgetTickets drops the tickets of versions that nobody has any more. That of
-// a version that is being prepared is known to the seed already.
-func (t *task) forgetTickets() {
-	if t.prep != nil || len(t.tickets) <= maxTickets {
-		return
-	}
-	used := map[dragonfly.Version]bool{}
-	for _, r := range t.regs {
-		if r.kept != nil {
-			used[r.kept.Version] = true
-		}
-	}
-	for _, v := range []*version{t.current, t.retired} {
-		if v != nil {
-			used[v.id] = true
-		}
-	}
-	maps.DeleteFunc(t.tickets, func(v dragonfly.Version, _ dragonfly.Ticket) bool { return !used[v] })
 }
 
 func (v *version) info() dragonfly.TaskInfo {
@@ -230,17 +201,11 @@ func (v *version) tell(r *registration) {
 	r.session.push(item{info: &info})
 }
 
-// contentAddressed says that a URL names its content by digest
-// (…/blobs/sha256:HEX), so that the content behind it cannot change.
-func contentAddressed(raw string) bool {
+// sourceHost is the host and port in a URL.
+func sourceHost(raw string) string {
 	u, err := url.Parse(raw)
 	if err != nil {
-		return false
+		return ""
 	}
-	_, after, ok := strings.Cut(u.Path, "/blobs/")
-	if !ok {
-		return false
-	}
-	d, err := dragonfly.ParseDigest(after)
-	return err == nil && strings.HasPrefix(after, d.Algorithm()+":")
+	return u.Host
 }

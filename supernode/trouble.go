@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"dragonfly"
+	"dragonfly/peer"
 	"dragonfly/sched"
 )
 
@@ -93,7 +94,7 @@ func (s *Supernode) retry(v *version, now time.Time) {
 	case t.last != nil && refused(t.last):
 		s.askCredentials(v, now)
 	case t.last != nil && v.void:
-		s.prepare(t, t.request, Known{})
+		s.prepare(t, t.request, peer.Known{})
 	case !v.void:
 		t.last, v.closed = nil, false
 		s.step(sched.Event{Kind: sched.SourceOpened, Task: v.handle})
@@ -153,6 +154,6 @@ func (s *Supernode) voided(v *version, e *dragonfly.Error) {
 	s.closeSource(v)
 	v.void = true
 	if t.prep == nil {
-		s.prepare(t, t.request, Known{})
+		s.prepare(t, t.request, peer.Known{})
 	}
 }

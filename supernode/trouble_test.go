@@ -17,7 +17,7 @@ func with(r dragonfly.Registration, token string) dragonfly.Registration {
 }
 
 // news are the last words about a task that a peer hears now.
-func (p *peer) news() (info dragonfly.TaskInfo) {
+func (p *client) news() (info dragonfly.TaskInfo) {
 	p.Helper()
 	for {
 		work, ok := p.next()
@@ -86,7 +86,7 @@ func TestNobodyHasFreshCredentials(t *testing.T) {
 		p.news()
 		q.news()
 		w.wait(15 * time.Second)
-		for _, x := range []*peer{p, q} {
+		for _, x := range []*client{p, q} {
 			info := x.news()
 			if info.Failed == nil || info.Failed.Kind != dragonfly.Unauthorized || info.Failed.Status != 401 || info.Grant != "" {
 				w.Errorf("%+v", info)
@@ -306,14 +306,14 @@ func TestAccusationAfterAFailure(t *testing.T) {
 	inTime(t, nil, func(w *world) {
 		url, o := w.source("a", 1)
 		a, b, child := w.peer(), w.peer(), w.peer()
-		for _, p := range []*peer{a, b} {
+		for _, p := range []*client{a, b} {
 			r := p.has(url, o, 1)
 			r.Holding = true
 			p.register(r)
 			p.later(p.report(p.entries(url, o, "a", 1)...))
 		}
 		child.register(child.wants(url))
-		for _, p := range []*peer{a, b} {
+		for _, p := range []*client{a, b} {
 			p.later(p.report(p.entries(url, o, "a", 1)...))
 			p.news()
 		}

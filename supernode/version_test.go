@@ -10,7 +10,7 @@ import (
 )
 
 // verify reports everything that was assigned as verified.
-func (p *peer) verify(w dragonfly.Work) (events []dragonfly.Event) {
+func (p *client) verify(w dragonfly.Work) (events []dragonfly.Event) {
 	for _, a := range w.Assignments {
 		events = append(events, about(dragonfly.EventVerified, a))
 	}
@@ -18,7 +18,7 @@ func (p *peer) verify(w dragonfly.Work) (events []dragonfly.Event) {
 }
 
 // finish verifies whatever is assigned until nothing is.
-func (p *peer) finish() {
+func (p *client) finish() {
 	p.Helper()
 	for {
 		work, ok := p.next()

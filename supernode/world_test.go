@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"dragonfly"
+	"dragonfly/peer"
 
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/prometheus/client_golang/prometheus"
@@ -154,7 +155,7 @@ type origin struct {
 	asked   int           // Prepare was called so often
 	reads   map[dragonfly.PieceNum]int
 	header  dragonfly.Header // of the last Prepare
-	from    Known            // of the last Prepare
+	from    peer.Known       // of the last Prepare
 }
 
 func (o *origin) layout() dragonfly.Layout {
@@ -179,17 +180,18 @@ type seed struct {
 	news      chan struct{} // closed when a source changed
 	tickets   map[dragonfly.Version]dragonfly.Ticket
 	forgotten []dragonfly.TaskID
-	forgets   time.Duration // that Forget takes
+	forgets   time.Duration                                  // that Forget takes
+	allowed   func(context.Context, dragonfly.Request) error // nil: everything is
 }
 
 var _ Seed = (*seed)(nil)
 
-func (s *seed) Prepare(ctx context.Context, r dragonfly.Request, known Known) (Prepared, error) {
+func (s *seed) Prepare(ctx context.Context, r dragonfly.Request, known peer.Known) (peer.Prepared, error) {
 	s.mu.Lock()
 	o := s.sources[r.URL]
 	s.mu.Unlock()
 	if o == nil {
-		return Prepared{}, &dragonfly.Error{Kind: dragonfly.NotFound, Status: 404, Message: "no such source"}
+		return peer.Prepared{}, &dragonfly.Error{Kind: dragonfly.NotFound, Status: 404, Message: "no such source"}
 	}
 	s.mu.Lock()
 	o.asked++
@@ -199,14 +201,14 @@ func (s *seed) Prepare(ctx context.Context, r dragonfly.Request, known Known) (P
 	select {
 	case <-time.After(latency):
 	case <-ctx.Done():
-		return Prepared{}, context.Cause(ctx)
+		return peer.Prepared{}, context.Cause(ctx)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if o.fail != nil {
-		return Prepared{}, o.fail
+		return peer.Prepared{}, o.fail
 	}
-	p := Prepared{Task: r.TaskID(), Version: o.version, Layout: o.layout()}
+	p := peer.Prepared{Task: r.TaskID(), Version: o.version, Layout: o.layout(), Asked: true}
 	if o.held {
 		s.agent.own(p.Task, o.version, p.Layout.Pieces())
 	}
@@ -216,6 +218,16 @@ func (s *seed) Prepare(ctx context.Context, r dragonfly.Request, known Known) (P
 		p.Manifest[n] = digestOf(o.version, n)
 	}
 	return p, nil
+}
+
+func (s *seed) Allowed(ctx context.Context, r dragonfly.Request) error {
+	s.mu.Lock()
+	allowed := s.allowed
+	s.mu.Unlock()
+	if allowed == nil {
+		return nil
+	}
+	return allowed(ctx, r)
 }
 
 func (s *seed) Inline(task dragonfly.TaskID, v dragonfly.Version) ([]byte, bool) {
@@ -308,8 +320,8 @@ func hello(n byte) (context.Context, dragonfly.Hello) {
 	}
 }
 
-// peer is a peer that does what the test says.
-type peer struct {
+// client is a peer that does what the test says.
+type client struct {
 	*world
 	dragonfly.Session
 	host byte
@@ -319,37 +331,37 @@ type peer struct {
 }
 
 // peer opens a session from a new host.
-func (w *world) peer() *peer {
+func (w *world) peer() *client {
 	w.Helper()
 	w.hosts++
 	return w.peerAt(w.hosts + 10)
 }
 
-func (w *world) peerAt(host byte) *peer {
+func (w *world) peerAt(host byte) *client {
 	w.Helper()
 	ctx, h := hello(host)
 	s, err := w.sn.Open(ctx, h)
 	if err != nil {
 		w.Fatalf("open: %v", err)
 	}
-	return &peer{world: w, Session: s, host: host}
+	return &client{world: w, Session: s, host: host}
 }
 
-func (p *peer) job() dragonfly.JobID { return dragonfly.JobID(fmt.Sprintf("10.0.0.%d-1", p.host)) }
+func (p *client) job() dragonfly.JobID { return dragonfly.JobID(fmt.Sprintf("10.0.0.%d-1", p.host)) }
 
 // wants is a registration for a URL.
-func (p *peer) wants(url string) dragonfly.Registration {
+func (p *client) wants(url string) dragonfly.Registration {
 	return dragonfly.Registration{Job: p.job(), Request: request(url), Serve: true}
 }
 
 // has is a registration of who holds pieces 0 to n-1 of a version.
-func (p *peer) has(url string, o *origin, n int) dragonfly.Registration {
+func (p *client) has(url string, o *origin, n int) dragonfly.Registration {
 	r := p.wants(url)
 	r.Version, r.Layout, r.Held = o.version, o.layout(), dragonfly.NewPieceSet(n)
 	return r
 }
 
-func (p *peer) register(r dragonfly.Registration) dragonfly.TaskInfo {
+func (p *client) register(r dragonfly.Registration) dragonfly.TaskInfo {
 	p.Helper()
 	info, err := p.Register(p.T.Context(), r)
 	if err != nil {
@@ -359,7 +371,7 @@ func (p *peer) register(r dragonfly.Registration) dragonfly.TaskInfo {
 }
 
 // fails is the kind of the error that a registration gets.
-func (p *peer) fails(r dragonfly.Registration) dragonfly.Kind {
+func (p *client) fails(r dragonfly.Registration) dragonfly.Kind {
 	p.Helper()
 	info, err := p.Register(p.T.Context(), r)
 	if err == nil {
@@ -369,13 +381,13 @@ func (p *peer) fails(r dragonfly.Registration) dragonfly.Kind {
 }
 
 // report is the next report with all that came acknowledged.
-func (p *peer) report(events ...dragonfly.Event) dragonfly.Report {
+func (p *client) report(events ...dragonfly.Event) dragonfly.Report {
 	p.seq++
 	return dragonfly.Report{Seq: p.seq, Ack: p.ack, Free: 32, Events: events}
 }
 
 // send sends a report and waits for the answer, which it acknowledges next time.
-func (p *peer) send(r dragonfly.Report) dragonfly.Work {
+func (p *client) send(r dragonfly.Report) dragonfly.Work {
 	p.Helper()
 	work, err := p.Sync(p.T.Context(), r)
 	if err != nil {
@@ -385,13 +397,13 @@ func (p *peer) send(r dragonfly.Report) dragonfly.Work {
 	return work
 }
 
-func (p *peer) sync(events ...dragonfly.Event) dragonfly.Work {
+func (p *client) sync(events ...dragonfly.Event) dragonfly.Work {
 	p.Helper()
 	return p.send(p.report(events...))
 }
 
 // later is a sync that waits in the background.
-func (p *peer) later(r dragonfly.Report) *pending {
+func (p *client) later(r dragonfly.Report) *pending {
 	x := &pending{done: make(chan struct{})}
 	p.last = x
 	go func() {
@@ -404,7 +416,7 @@ func (p *peer) later(r dragonfly.Report) *pending {
 
 // next is what the peer is told now: by the sync that waits in the background,
 // or by a new one, which is left waiting if there is nothing.
-func (p *peer) next() (dragonfly.Work, bool) {
+func (p *client) next() (dragonfly.Work, bool) {
 	p.Helper()
 	synctest.Wait()
 	x := p.last
@@ -461,7 +473,7 @@ func (w *world) detail(url string) TaskDetail {
 }
 
 // seen is the state of a peer in a task.
-func (p *peer) seen(url string) TaskPeer {
+func (p *client) seen(url string) TaskPeer {
 	p.Helper()
 	for _, x := range p.detail(url).Everyone {
 		if x.Host == fmt.Sprintf("host%d", p.host) {

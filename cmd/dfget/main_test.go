@@ -331,8 +331,8 @@ func supernodeAt(t *testing.T) string {
 				Addrs: []netip.AddrPort{netip.MustParseAddrPort(data.Addr().String())}}
 		},
 	})
-	sn = supernode.New(supernode.Config{Self: self, Log: quiet}, seedOf{engine, self})
-	if _, err := engine.Seed(t.Context(), self); err != nil {
+	sn = supernode.New(supernode.Config{Self: self, Log: quiet}, engine.Seed(self))
+	if err := engine.Seed(self).Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	api := wire.NewServer(sn, wire.ServerOptions{Log: quiet})
@@ -362,23 +362,6 @@ func supernodeAt(t *testing.T) string {
 	})
 	return control.Addr().String()
 }
-
-// seedOf is the engine as the supernode drives it.
-type seedOf struct {
-	e    *peer.Engine
-	self dragonfly.Member
-}
-
-func (s seedOf) Prepare(ctx context.Context, r dragonfly.Request, known supernode.Known) (supernode.Prepared, error) {
-	p, err := s.e.Prepare(ctx, s.self, r, peer.Known(known))
-	return supernode.Prepared{Task: r.TaskID(), Version: p.Version, Layout: p.Layout, Held: p.Held, Manifest: p.Manifest}, err
-}
-
-func (s seedOf) Inline(task dragonfly.TaskID, v dragonfly.Version) ([]byte, bool) {
-	return s.e.Inline(task, v)
-}
-func (s seedOf) Admit(info dragonfly.TaskInfo) { s.e.Admit(info) }
-func (s seedOf) Forget(task dragonfly.TaskID)  { s.e.Forget(task) }
 
 var quiet = slog.New(slog.DiscardHandler)
 

@@ -85,16 +85,17 @@ func build(b base, log *slog.Logger) (service, error) {
 		Receive: peer.NewLimiter(b.limit()),
 		Log:     log,
 	})
+	seed := n.engine.Seed(n.self)
 	n.sn = supernode.New(supernode.Config{
 		Self: n.self,
 		Sched: sched.Config{Down: b.PeerDownLimit, Up: b.PeerUpLimit, Elimination: b.EliminationLimit, Failures: b.FailureCountLimit,
 			Kept: b.PeerGCDelay},
 		FailAccess: b.FailAccessInterval, TaskExpire: b.TaskExpireTime,
 		PeerCIDR: b.PeerCIDR, Log: log, Metrics: reg,
-	}, seed{n.engine, n.self})
+	}, seed)
 	data := &transfer.Server{Shelf: n.engine.Shelf(), Sessions: n.engine.Sessions, Limit: peer.NewLimiter(b.limit()), Log: log, Observe: n.sn.SeedSent}
 
-	if _, err := n.engine.Seed(context.Background(), n.self); err != nil {
+	if err := seed.Open(context.Background()); err != nil {
 		return service{}, errors.Join(fmt.Errorf("open the seed's session: %w", err), n.engine.Close(), n.store.Close())
 	}
 	admin := http.NewServeMux()
@@ -146,23 +147,3 @@ func buildInfo() prometheus.Collector {
 	g.Set(1)
 	return g
 }
-
-// seed is the engine as the supernode drives it.
-type seed struct {
-	e    *peer.Engine
-	self dragonfly.Member
-}
-
-var _ supernode.Seed = seed{}
-
-func (s seed) Prepare(ctx context.Context, r dragonfly.Request, known supernode.Known) (supernode.Prepared, error) {
-	p, err := s.e.Prepare(ctx, s.self, r, peer.Known(known))
-	return supernode.Prepared{Task: r.TaskID(), Version: p.Version, Layout: p.Layout, Held: p.Held, Manifest: p.Manifest}, err
-}
-
-func (s seed) Inline(task dragonfly.TaskID, v dragonfly.Version) ([]byte, bool) {
-	return s.e.Inline(task, v)
-}
-
-func (s seed) Admit(info dragonfly.TaskInfo) { s.e.Admit(info) }
-func (s seed) Forget(task dragonfly.TaskID)  { s.e.Forget(task) }
