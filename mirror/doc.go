@@ -7,6 +7,17 @@
 //	                 registry-mirrors, containerd's hosts.toml)
 //	/v2/…?ns=HOST    to the registry HOST (containerd's _default); ns is not
 //	                 passed on
+//	/v2/HOST/…       to the registry HOST (podman, CRI-O, skopeo): a first element
+//	                 that has a dot or a port, or is localhost; HOST_PORT means
+//	                 HOST:PORT, since these clients cannot write a colon there
+//	/token           a token for a registry that is named in the path
+//
+// Clients of the third kind believe that all registries behind a mirror are one.
+// They get one challenge of the mirror's own for all; /token finds in the scope
+// which registry is meant and asks its realm with the client's credentials. A
+// registry without tokens gets what the client would send it straight: the
+// mirror's own token for it, sealed, holds that. All others get the challenges of
+// their registry unaltered.
 //
 // A plain GET of /v2/NAME/blobs/sha256:H is answered by the engine: the bytes
 // flow to the client as they are verified. Everything else (manifests, tags,
@@ -32,6 +43,9 @@
 //     may read what another one was given. So only what the registry gives to
 //     anybody is ever shared. A registry that wants a token even for public
 //     content, as Docker Hub does, is read straight for that reason.
+//   - Credentials of a client go to the registry that it named for them, or to
+//     that registry's realm. One of the mirror's own tokens is good for the
+//     registry that it was given for, for minutes, in one process.
 //   - No header value and no query value is in a log, an error or an answer of
 //     the mirror's own.
 package mirror

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"dragonfly/mirror/login"
 	"dragonfly/peer"
 	"dragonfly/source"
 )
@@ -66,6 +67,8 @@ type Mirror struct {
 	toRemote  http.RoundTripper
 	toOthers  http.RoundTripper
 	forwarder *httputil.ReverseProxy
+	realms    login.Realms
+	seal      seal
 
 	ctx    context.Context // of all jobs
 	cancel context.CancelFunc
@@ -99,6 +102,10 @@ func New(o Options) (*Mirror, error) {
 			trust.RootCAs = roots
 		}
 		m.toRemote, m.toOthers = transport(o.Proxy, trust), transport(o.Proxy, nil)
+	}
+	var err error
+	if m.seal, err = newSeal(); err != nil {
+		return nil, err
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.forwarder = &httputil.ReverseProxy{
@@ -141,12 +148,28 @@ func (m *Mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, "UNSUPPORTED", "this is a registry mirror and no proxy: ask it for /v2/…")
 		return
 	}
-	to, status, err := m.route(r)
+	if r.URL.Path == tokenPath {
+		m.token(w, r)
+		return
+	}
+	to, in, status, err := m.route(r)
 	if err != nil {
 		refuse(w, status, "NAME_INVALID", err.Error())
 		return
 	}
-	m.forwarder.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), routeKey{}, to)))
+	if pings(r) {
+		to.demand(w, "", "", "fetch a token")
+		return
+	}
+	if to.stale != nil {
+		to.demand(w, to.scope(in), "invalid_token", to.stale.Error())
+		return
+	}
+	if to.sealed && ping(r) {
+		pong(w)
+		return
+	}
+	m.forwarder.ServeHTTP(w, in.WithContext(context.WithValue(in.Context(), routeKey{}, to)))
 }
 
 type roundTripper func(*http.Request) (*http.Response, error)
@@ -155,10 +178,16 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 
 func (m *Mirror) roundTrip(out *http.Request) (*http.Response, error) {
 	to := out.Context().Value(routeKey{}).(route)
+	answer := m.blob
 	if to.blob.IsZero() {
-		return m.direct(to, out)
+		answer = m.direct
 	}
-	return m.blob(to, out)
+	resp, err := answer(to, out)
+	if err != nil {
+		return nil, err
+	}
+	m.translate(to, out, resp)
+	return resp, nil
 }
 
 // transport carries what goes straight to a registry.

@@ -46,7 +46,7 @@ func TestPassThrough(t *testing.T) {
 		"unclean":             {"GET", "/v2/library/../app/blobs/" + digest(blob), "", nil},
 		"upper case":          {"GET", "/v2/library/app/blobs/sha256:" + strings.ToUpper(digest(blob)[7:]), "", nil},
 		"escaped":             {"GET", "/v2/library/app/blobs/" + strings.Replace(digest(blob), ":", "%3A", 1), "", nil},
-		"elsewhere":           {"GET", "/token?service=x", "", nil},
+		"elsewhere":           {"GET", "/tokens?service=x", "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			engine := &fakeEngine{content: blob}
@@ -153,8 +153,8 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// TestNamedRegistry: ns says which registry is meant and is not passed on. It
-// is asked by https unless it is on loopback or the options say otherwise, and
+// TestNamedRegistry: ns, or else a first path element that looks like a host,
+// says which registry is meant and is not passed on. It is asked by https unless it is on loopback or the options say otherwise, and
 // all names of Docker Hub are one registry.
 func TestNamedRegistry(t *testing.T) {
 	for _, v := range []struct{ remote, request, want string }{
@@ -169,7 +169,29 @@ func TestNamedRegistry(t *testing.T) {
 		{"https://own.example", "/v2/a/manifests/b?ns=docker.io", "https://registry-1.docker.io/v2/a/manifests/b"},
 		{"http://own.example", "/v2/a/manifests/b?ns=own.example", "http://own.example/v2/a/manifests/b"},
 		{"https://user:" + secret + "@own.example/under?x=" + secret, "/v2/a/manifests/b", "https://own.example/under/v2/a/manifests/b"},
-		{"https://own.example", "/token?ns=x", "https://own.example/token?ns=x"},
+		{"https://own.example", "/tokens?ns=x", "https://own.example/tokens?ns=x"},
+		{"https://index.docker.io", "/v2/ghcr.io/a/b/manifests/c", "https://ghcr.io/v2/a/b/manifests/c"},
+		{"https://index.docker.io", "/v2/ghcr.io/a/b/manifests/c?x=y", "https://ghcr.io/v2/a/b/manifests/c?x=y"},
+		{"https://index.docker.io", "/v2/ghcr.io/a/manifests/c?ns=quay.io", "https://quay.io/v2/ghcr.io/a/manifests/c"},
+		{"https://index.docker.io", "/v2/docker.io/library/a/manifests/c", "https://index.docker.io/v2/library/a/manifests/c"},
+		{"https://own.example", "/v2/docker.io/library/a/manifests/c", "https://registry-1.docker.io/v2/library/a/manifests/c"},
+		{"https://own.example/under", "/v2/own.example/a/manifests/c", "https://own.example/under/v2/a/manifests/c"},
+		{"https://own.example:5000", "/v2/own.example_5000/a/manifests/c", "https://own.example:5000/v2/a/manifests/c"},
+		{"https://own.example", "/v2/plain.example_80/a/manifests/c", "http://plain.example:80/v2/a/manifests/c"},
+		{"https://own.example", "/v2/localhost:5000/a/manifests/c", "http://localhost:5000/v2/a/manifests/c"},
+		{"https://own.example", "/v2/localhost/a/manifests/c", "http://localhost/v2/a/manifests/c"},
+		{"https://own.example", "/v2/localhost_5000/a/manifests/c", "http://localhost:5000/v2/a/manifests/c"},
+		{"https://own.example", "/v2/127.0.0.1_5000/a/manifests/c", "http://127.0.0.1:5000/v2/a/manifests/c"},
+		{"https://own.example", "/v2/[::1]:5000/a/manifests/c", "http://[::1]:5000/v2/a/manifests/c"},
+		{"https://own.example", "/v2/%5B::1%5D:5000/a%2Fb/manifests/c", "http://[::1]:5000/v2/a%2Fb/manifests/c"},
+		{"https://own.example", "/v2/registry:5000/a/tags/list?n=1", "https://registry:5000/v2/a/tags/list?n=1"},
+		{"https://own.example", "/v2/ghcr.io/", "https://ghcr.io/v2/"},
+		{"https://own.example", "/v2/library/a.b/manifests/c", "https://own.example/v2/library/a.b/manifests/c"},
+		{"https://own.example", "/v2/a_5000/b/manifests/c", "https://own.example/v2/a_5000/b/manifests/c"},
+		{"https://own.example", "/v2/ghcr.io/manifests/c", "https://own.example/v2/ghcr.io/manifests/c"},
+		{"https://own.example", "/v2/ghcr.io", "https://own.example/v2/ghcr.io"},
+		{"https://own.example", "/v2/../a/manifests/c", "https://own.example/v2/../a/manifests/c"},
+		{"https://own.example", "/v1/ghcr.io/a/manifests/c", "https://own.example/v1/ghcr.io/a/manifests/c"},
 	} {
 		var asked string
 		s := newStand(t, &fakeEngine{}, func(o *mirror.Options) {
@@ -227,11 +249,13 @@ func TestLoopbackIsPrivate(t *testing.T) {
 	s := newStand(t, &fakeEngine{}, nil)
 	for from, want := range map[string]int{"192.0.2.1:99": http.StatusForbidden, "127.0.0.1:99": http.StatusNotFound} {
 		other := serve(t, http.NotFoundHandler())
-		r := httptest.NewRequest("GET", "/v2/x?ns="+other.Listener.Addr().String(), nil)
-		r.RemoteAddr = from
-		w := httptest.NewRecorder()
-		if s.mirror.ServeHTTP(w, r); w.Code != want {
-			t.Errorf("from %s: %d, want %d: %s", from, w.Code, want, w.Body)
+		for _, path := range []string{"/v2/x?ns=" + other.Listener.Addr().String(), "/v2/" + other.Listener.Addr().String() + "/x/manifests/y"} {
+			r := httptest.NewRequest("GET", path, nil)
+			r.RemoteAddr = from
+			w := httptest.NewRecorder()
+			if s.mirror.ServeHTTP(w, r); w.Code != want {
+				t.Errorf("%s from %s: %d, want %d: %s", path, from, w.Code, want, w.Body)
+			}
 		}
 	}
 }

@@ -10,8 +10,10 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"time"
 
 	"dragonfly"
+	"dragonfly/mirror/login"
 )
 
 // route is where a request goes.
@@ -19,51 +21,99 @@ type route struct {
 	registry *url.URL
 	remote   bool             // it is Options.Remote
 	blob     dragonfly.Digest // of what the engine may bring; zero: nothing
+
+	own     string // URL of the mirror as the client calls it
+	element string // of the path, by which the client named the registry; empty: it did not
+	ns      string // by which the client named the registry
+	sealed  bool   // the client brought one of the mirror's own tokens
+	stale   error  // why that is not good; nil: it is
 }
 
 type routeKey struct{}
 
-// route decides where a request goes; else it gives a status and the reason.
-func (m *Mirror) route(r *http.Request) (to route, status int, err error) {
+// route decides where a request goes and what it is there: in is r without what
+// is only for the mirror. Else it gives a status and the reason.
+func (m *Mirror) route(r *http.Request) (to route, in *http.Request, status int, err error) {
 	to = route{registry: m.remote, remote: true}
-	query := dragonfly.FilterURL("?"+r.URL.RawQuery, []string{"ns"})
-	if names, ok := r.URL.Query()["ns"]; ok && strings.HasPrefix(r.URL.Path, "/v2/") {
+	u := *r.URL
+	query := dragonfly.FilterURL("?"+u.RawQuery, []string{"ns"})
+	if names, ok := u.Query()["ns"]; ok && strings.HasPrefix(u.Path, "/v2/") {
 		if len(names) != 1 {
-			return route{}, http.StatusBadRequest, errors.New("the request names several registries: give ns once")
+			return route{}, nil, http.StatusBadRequest, errors.New("the request names several registries: give ns once")
 		}
 		if to, err = m.named(names[0]); err != nil {
-			return route{}, http.StatusBadRequest, err
+			return route{}, nil, http.StatusBadRequest, err
 		}
-		// Who can reach the mirror shall not reach by it what this host keeps to
-		// itself.
-		if from, err := netip.ParseAddrPort(r.RemoteAddr); !to.remote && loopback(to.registry.Hostname()) &&
-			(err != nil || !from.Addr().Unmap().IsLoopback()) {
-			return route{}, http.StatusForbidden, fmt.Errorf("the registry %s is on the mirror's own host: only clients on that host may name it", to.registry.Host)
+		to.ns = names[0]
+		u.RawQuery = strings.TrimPrefix(query, "?")
+	} else if element, host, inner := byPath(&u); element != "" {
+		if to, err = m.named(host); err != nil {
+			return route{}, nil, http.StatusBadRequest, err
+		}
+		to.element = element
+		u.Path, u.RawPath = inner.Path, inner.RawPath
+	}
+	if err := m.mayName(r, to); err != nil {
+		return route{}, nil, http.StatusForbidden, err
+	}
+	to.own = ownURL(r)
+	in = r.WithContext(r.Context()) // a shallow copy
+	in.URL = &u
+	if p, own, err := m.seal.open(r.Header.Get("Authorization"), time.Now()); own {
+		to.sealed = true
+		in.Header = r.Header.Clone()
+		in.Header.Del("Authorization")
+		switch {
+		case err != nil:
+			to.stale = err
+		case p.Registry == to.registry.Host:
+			if p.Authorization != "" {
+				in.Header.Set("Authorization", p.Authorization)
+			}
+		case !ping(r):
+			to.stale = errors.New("the token is for another registry: fetch one for this")
 		}
 	}
 	if query == "" || query == "?" {
-		to.blob = blob(r)
+		to.blob = blob(in)
 	}
-	return to, 0, nil
+	return to, in, 0, nil
 }
 
-// named is the registry that ns names.
-func (m *Mirror) named(ns string) (route, error) {
-	u, err := url.Parse("//" + ns)
-	if err != nil || u.Host != ns || u.Hostname() == "" || u.User != nil {
-		return route{}, errors.New("the registry that ns names must look like host or host:port")
+// mayName keeps what this host keeps to itself from those who reach the mirror
+// from other hosts.
+func (m *Mirror) mayName(r *http.Request, to route) error {
+	if to.remote || !login.Local(to.registry.Hostname()) {
+		return nil
 	}
-	if ns == m.remote.Host || hub(ns) && hub(m.remote.Host) {
+	if from, err := netip.ParseAddrPort(r.RemoteAddr); err != nil || !from.Addr().Unmap().IsLoopback() {
+		return fmt.Errorf("the registry %s is on the mirror's own host: only clients on that host may name it", to.registry.Host)
+	}
+	return nil
+}
+
+// named is the registry that a client names.
+func (m *Mirror) named(name string) (route, error) {
+	u, err := url.Parse("//" + name)
+	if err != nil || u.Host != name || u.Hostname() == "" || u.User != nil {
+		return route{}, errors.New("the registry that the request names must look like host or host:port")
+	}
+	if name == m.remote.Host || hub(name) && hub(m.remote.Host) {
 		return route{registry: m.remote, remote: true}, nil
 	}
-	if ns == "docker.io" {
-		ns = "registry-1.docker.io" // docker.io itself is a web page
+	if name == "docker.io" {
+		name = "registry-1.docker.io" // docker.io itself is a web page
 	}
 	scheme := "https"
-	if loopback(u.Hostname()) || m.o.Plain != nil && m.o.Plain(ns) {
+	if loopback(u.Hostname()) || m.o.Plain != nil && m.o.Plain(name) {
 		scheme = "http"
 	}
-	return route{registry: &url.URL{Scheme: scheme, Host: ns}}, nil
+	return route{registry: &url.URL{Scheme: scheme, Host: name}}, nil
+}
+
+// registry is where a route leads, as its realm is asked.
+func (m *Mirror) registry(to route) login.Registry {
+	return login.Registry{URL: to.registry, Through: m.transport(to), Trusted: to.remote}
 }
 
 // hub says that host is one of the names of Docker Hub's registry.
@@ -79,10 +129,5 @@ func loopback(host string) bool {
 // rewrite makes the request to the registry. Hop-by-hop and X-Forwarded
 // headers are gone already.
 func rewrite(r *httputil.ProxyRequest) {
-	to := r.In.Context().Value(routeKey{}).(route)
-	if strings.HasPrefix(r.In.URL.Path, "/v2/") {
-		query := dragonfly.FilterURL("?"+r.Out.URL.RawQuery, []string{"ns"})
-		r.Out.URL.RawQuery = strings.TrimPrefix(query, "?")
-	}
-	r.SetURL(to.registry)
+	r.SetURL(r.In.Context().Value(routeKey{}).(route).registry)
 }
