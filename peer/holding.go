@@ -32,6 +32,7 @@ type holding struct {
 	tickets  [2]dragonfly.Ticket // the newest and the one before it
 	manifest []dragonfly.PieceDigest
 	arriving map[dragonfly.PieceNum]*arrival
+	promises map[dragonfly.PieceNum][]*promise
 	torn     map[dragonfly.PieceNum]struct{} // thrown away without the scheduler's knowing how much
 	grown    chan struct{}                   // closed at the next change; nil while nobody waits
 	judged   bool                            // its whole digest is being compared
@@ -42,9 +43,31 @@ type holding struct {
 type arrival struct {
 	blocks   []piecehash.Block
 	spans    []dragonfly.Span // received, disjoint, ascending, content offsets
+	trusted  []dragonfly.Span // of them, what came to this process straight from source or seed
 	senders  []sender
 	fillers  int  // transfers that write into it now
 	recalled bool // an earlier process received the start
+}
+
+// promise is a part of an arriving piece that a consumer was given before the
+// piece was verified: whole blocks that came straight from source or seed.
+type promise struct {
+	piece  dragonfly.PieceNum
+	a      *arrival
+	span   dragonfly.Span // content offsets
+	kept   bool           // the verified piece has the same bytes
+	broken bool           // it has others
+}
+
+// settle compares with what became of the piece that begins at start.
+func (p *promise) settle(a *arrival, start int64) {
+	if p.a == a {
+		p.kept = true
+		return
+	}
+	from, to := (p.span.From-start)/dragonfly.BlockLen, (p.span.To-start+dragonfly.BlockLen-1)/dragonfly.BlockLen
+	p.kept = a != nil && int(to) <= min(len(a.blocks), len(p.a.blocks)) && slices.Equal(a.blocks[from:to], p.a.blocks[from:to])
+	p.broken = !p.kept
 }
 
 // sender is a parent's share of an arriving piece.
@@ -63,6 +86,7 @@ func newHolding(content *store.Content, ticket dragonfly.Ticket, lost func(drago
 		layout:   meta.Layout,
 		tickets:  [2]dragonfly.Ticket{ticket},
 		arriving: map[dragonfly.PieceNum]*arrival{},
+		promises: map[dragonfly.PieceNum][]*promise{},
 		torn:     map[dragonfly.PieceNum]struct{}{},
 	}
 }
@@ -228,12 +252,15 @@ func (h *holding) filling(a *arrival) (done func()) {
 	}
 }
 
-// advance records that the bytes of span are on disk and hashed. Growth of the
-// newest span is the hot path.
-func (h *holding) advance(a *arrival, span dragonfly.Span) {
+// advance records that the bytes of span are on disk and hashed; trusted ones
+// came straight from source or seed. Growth of the newest span is the hot path.
+func (h *holding) advance(a *arrival, span dragonfly.Span, trusted bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	a.spans = merge(a.spans, span)
+	if trusted {
+		a.trusted = merge(a.trusted, span)
+	}
 	h.notify()
 }
 
@@ -261,16 +288,16 @@ func merge(spans []dragonfly.Span, s dragonfly.Span) []dragonfly.Span {
 func (h *holding) cut(a *arrival, span dragonfly.Span) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var kept []dragonfly.Span
-	for _, s := range a.spans {
-		if s.From < span.From {
-			kept = merge(kept, dragonfly.Span{From: s.From, To: min(s.To, span.From)})
-		}
-		if s.To > span.To {
-			kept = merge(kept, dragonfly.Span{From: max(s.From, span.To), To: s.To})
-		}
+	a.spans, a.trusted = without(a.spans, span), without(a.trusted, span)
+}
+
+// without is what lies outside a span.
+func without(spans []dragonfly.Span, cut dragonfly.Span) (left []dragonfly.Span) {
+	for _, s := range spans {
+		left = merge(left, dragonfly.Span{From: s.From, To: min(s.To, cut.From)})
+		left = merge(left, dragonfly.Span{From: max(s.From, cut.To), To: s.To})
 	}
-	a.spans = kept
+	return left
 }
 
 // sent records that an assignment brought a span of an arriving piece, and says
@@ -317,6 +344,11 @@ func (h *holding) commit(n dragonfly.PieceNum, d dragonfly.PieceDigest) error {
 	h.learn(n, d)
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	from, _ := h.layout.Extent(n)
+	for _, p := range h.promises[n] {
+		p.settle(h.arriving[n], from)
+	}
+	delete(h.promises, n)
 	delete(h.arriving, n)
 	delete(h.torn, n)
 	h.notify()
@@ -422,34 +454,104 @@ func (h *holding) ready(ctx context.Context, off int64, seen *arrival) (end int6
 	}
 }
 
-// verified waits until the piece that holds off is held and says how far the
-// held bytes go from there. It waits no longer than over is open, nil for ever,
-// and then says that they end at off.
-func (h *holding) verified(ctx context.Context, off int64, over <-chan struct{}) (end int64, err error) {
+// final is how far the bytes from off on may be given to a consumer: those of
+// verified pieces, and with hasty also whole blocks that came to this process
+// straight from source or seed, which are promises then. doubtful says that the
+// piece at off must be verified first. h.mu is held.
+func (h *holding) final(off int64, hasty bool) (end int64, promised []promise, doubtful bool) {
+	for end = off; !h.layout.Known() || end < h.layout.Length; {
+		n := h.layout.PieceAt(end)
+		from, to := h.layout.Extent(n)
+		if h.content.Doubtful(n) {
+			return end, promised, end == off
+		}
+		if h.content.Has(n) {
+			end = to
+			continue
+		}
+		a := h.arriving[n]
+		if a == nil || !hasty {
+			break
+		}
+		here := end
+		for _, s := range a.trusted {
+			if s.From <= here && here < s.To {
+				here = s.To
+			}
+		}
+		if here < to {
+			here = from + (here-from)/dragonfly.BlockLen*dragonfly.BlockLen // a broken transfer loses the rest
+		}
+		if here <= end {
+			break
+		}
+		promised = append(promised, promise{piece: n, a: a, span: dragonfly.Span{From: end, To: here}})
+		if end = here; end < to {
+			break
+		}
+	}
+	return end, promised, false
+}
+
+// errTakenBack says that a consumer was given what proved wrong.
+var errTakenBack = &dragonfly.Error{Kind: dragonfly.SourceFailed, Message: "bytes that were passed on as they came proved wrong: the transfer has to begin anew"}
+
+// give adds promises to those that a consumer was given, drops those that were
+// kept, and says whether some are open. h.mu is held.
+func (h *holding) give(given *[]*promise, promised []promise) (open bool, err error) {
+	*given = slices.DeleteFunc(*given, func(p *promise) bool {
+		if p.broken {
+			err = errTakenBack
+		}
+		return p.kept
+	})
+	if err != nil {
+		return false, err
+	}
+	open = len(*given) > 0
+next:
+	for _, p := range promised {
+		for _, g := range *given {
+			if g.a == p.a && g.span.To == p.span.From {
+				g.span.To = p.span.To
+				continue next
+			}
+		}
+		h.promises[p.piece] = append(h.promises[p.piece], &p)
+		*given = append(*given, &p)
+	}
+	return open, nil
+}
+
+// verified waits until bytes from off on are final and says how far they go.
+// It waits no longer than over is open, nil for ever, and then says that they
+// end at off. With given, bytes are given before they are verified, and the end
+// of the content is told when all of them were.
+func (h *holding) verified(ctx context.Context, off int64, over <-chan struct{}, given *[]*promise) (end int64, err error) {
 	for {
 		h.mu.Lock()
-		end = off
-		doubtful := false
-		for !h.layout.Known() || end < h.layout.Length {
-			n := h.layout.PieceAt(end)
-			if doubtful = h.content.Doubtful(n); doubtful || !h.content.Has(n) {
-				break
-			}
-			_, end = h.layout.Extent(n)
-		}
-		if end == off && doubtful {
+		end, promised, doubtful := h.final(off, given != nil)
+		if doubtful {
 			n := h.layout.PieceAt(off)
 			h.mu.Unlock()
 			h.sure(n)
 			continue
 		}
-		if end > off || h.layout.Known() && off >= h.layout.Length && h.content.Held().Count() == h.layout.Pieces() {
+		open := false
+		if given != nil {
+			open, err = h.give(given, promised)
+		}
+		switch {
+		case err != nil:
+		case end > off, !open && h.layout.Known() && off >= h.layout.Length && h.content.Held().Count() == h.layout.Pieces():
 			h.mu.Unlock()
 			return end, nil
+		case h.void != nil:
+			err = h.void
 		}
-		if h.void != nil {
+		if err != nil {
 			h.mu.Unlock()
-			return 0, h.void
+			return 0, err
 		}
 		grown := h.change()
 		h.mu.Unlock()

@@ -9,13 +9,16 @@ import (
 	"dragonfly"
 )
 
-// reader gives the verified bytes of a holding in order, as they come.
+// reader gives the bytes of a holding in order, as they become final. That of
+// a download is a consumer (design 5): it gives what comes straight from source
+// or seed before it is verified, and its end only when all of that was.
 type reader struct {
-	ctx context.Context
-	h   *holding
-	d   *Download // whose end is the reader's, unless it succeeds; nil: none
-	off int64
-	end int64 // verified up to here
+	ctx   context.Context
+	h     *holding
+	d     *Download // whose end is the reader's, unless it succeeds; nil: only verified bytes are given
+	off   int64
+	end   int64      // final up to here
+	given []*promise // not yet verified
 }
 
 func (r *reader) Read(p []byte) (int, error) {
@@ -32,25 +35,25 @@ func (r *reader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// advance waits for more verified bytes. The end of the content is the reader's
-// only when the download has succeeded, its digest included.
+// advance waits for more bytes. The end of the content is the reader's only when
+// the download has succeeded, its digest included.
 func (r *reader) advance() (err error) {
-	var over <-chan struct{}
-	if r.d != nil {
-		over = r.d.done
-	}
-	if r.end, err = r.h.verified(r.ctx, r.off, over); err != nil || r.end > r.off {
+	if r.d == nil {
+		if r.end, err = r.h.verified(r.ctx, r.off, nil, nil); err == nil && r.end <= r.off {
+			err = io.EOF
+		}
 		return err
 	}
-	if over != nil {
-		if err := r.d.Wait(r.ctx); err != nil {
-			return err
-		}
-		if r.end, err = r.h.verified(r.ctx, r.off, nil); err != nil || r.end > r.off {
-			return err
-		}
+	if r.end, err = r.h.verified(r.ctx, r.off, r.d.done, &r.given); err != nil || r.end > r.off {
+		return err
 	}
-	return io.EOF
+	if err := r.d.Wait(r.ctx); err != nil {
+		return err
+	}
+	if r.end, err = r.h.verified(r.ctx, r.off, nil, &r.given); err == nil && r.end <= r.off {
+		err = io.EOF
+	}
+	return err
 }
 
 // check hashes the whole content along its verified prefix and compares it

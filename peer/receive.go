@@ -64,7 +64,7 @@ func (t *task) fill(ctx context.Context, h *holding, n dragonfly.PieceNum, span 
 				break
 			}
 			end += int64(m)
-			h.advance(a, dragonfly.Span{From: span.From, To: end})
+			h.advance(a, dragonfly.Span{From: span.From, To: end}, from != dragonfly.ParentPeer)
 			t.count(from, int64(m))
 			if end-recorded >= prefixStep {
 				recorded = t.remember(h, n, from)
@@ -141,7 +141,7 @@ func (t *task) recall(h *holding, n dragonfly.PieceNum) {
 	h.mu.Lock()
 	a.recalled = true
 	h.mu.Unlock()
-	h.advance(a, dragonfly.Span{From: start, To: prefix})
+	h.advance(a, dragonfly.Span{From: start, To: prefix}, false)
 }
 
 // restart forgets what is here of a piece that is to be read from the source
