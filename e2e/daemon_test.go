@@ -70,30 +70,59 @@ func newRegistry(t *testing.T, blobs ...[]byte) (*pulled, []string) {
 // daemon starts a dfdaemon of a host and gives its address.
 func (w *world) daemon(h swarm.Host, registry string, args ...string) string {
 	w.Helper()
-	port, err := swarm.FreePort()
-	if err != nil {
+	return w.dfdaemon(h, 0, registry, args...).addr
+}
+
+// daemon is a running dfdaemon.
+type daemon struct {
+	addr string // http://127.0.0.1:port
+	cmd  *exec.Cmd
+	out  *swarm.Tail
+	done chan struct{} // closed when it has ended
+}
+
+// kill ends it as a power cut would.
+func (d *daemon) kill() {
+	_ = d.cmd.Process.Kill() // fails only when it has ended
+	<-d.done
+}
+
+// dfdaemon starts a dfdaemon of a host; port 0 is a free one.
+func (w *world) dfdaemon(h swarm.Host, port int, registry string, args ...string) *daemon {
+	w.Helper()
+	if port == 0 {
+		var err error
+		if port, err = swarm.FreePort(); err != nil {
+			w.Fatal(err)
+		}
+	}
+	config := filepath.Join(h.Home, "dfdaemon.yml")
+	if _, err := os.Stat(config); err != nil { // else the test wrote its own
+		if err := os.WriteFile(config, []byte("localIP: "+h.IP+"\n"), 0o600); err != nil {
+			w.Fatal(err)
+		}
+	}
+	d := &daemon{addr: fmt.Sprintf("http://127.0.0.1:%d", port), out: &swarm.Tail{}, done: make(chan struct{})}
+	d.cmd = exec.Command(filepath.Join(w.Dir, "dfdaemon"), append([]string{"--config", config, "--registry", registry, "--port", fmt.Sprint(port), "--workHome", h.Home}, args...)...)
+	d.cmd.Env = swarm.Environment(h.Home)
+	d.cmd.Stdout, d.cmd.Stderr = d.out, d.out
+	if err := d.cmd.Start(); err != nil {
 		w.Fatal(err)
 	}
-	empty := filepath.Join(h.Home, "dfdaemon.yml")
-	if err := os.WriteFile(empty, []byte("localIP: "+h.IP+"\n"), 0o600); err != nil {
-		w.Fatal(err)
-	}
-	cmd := exec.Command(filepath.Join(w.Dir, "dfdaemon"), append([]string{"--config", empty, "--registry", registry, "--port", fmt.Sprint(port), "--workHome", h.Home}, args...)...)
-	cmd.Env = swarm.Environment(h.Home)
-	out := &swarm.Tail{}
-	cmd.Stdout, cmd.Stderr = out, out
-	if err := cmd.Start(); err != nil {
-		w.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() { _ = cmd.Wait(); close(done) }()
+	go func() { _ = d.cmd.Wait(); close(d.done) }()
 	w.Cleanup(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		<-done
+		_ = d.cmd.Process.Signal(os.Interrupt) // fails only when it has ended
+		<-d.done
 	})
-	addr := fmt.Sprintf("http://127.0.0.1:%d", port)
-	w.until("dfdaemon answers "+addr, func() bool { return swarm.Answers(w.ctx, addr+"/healthy") == nil })
-	return addr
+	w.until("dfdaemon answers "+d.addr, func() bool {
+		select {
+		case <-d.done:
+			w.Fatalf("dfdaemon ended at once: %s\n%s", d.cmd.ProcessState, d.out)
+		default:
+		}
+		return swarm.Answers(w.ctx, d.addr+"/healthy") == nil
+	})
+	return d
 }
 
 func (w *world) get(url string) (int, []byte) {
