@@ -115,6 +115,9 @@ type TaskInfo struct {
 	Layout  Layout  `json:"layout"`
 	Ticket  Ticket  `json:"ticket"` // for the data of this version, from anybody
 	Grant   Grant   `json:"grant,omitempty"`
+	// Whole is the digest of the whole content, once the seed has found it to
+	// be what the request or the URL says. It follows in Work.Tasks.
+	Whole Digest `json:"whole,omitzero"`
 	// Complete says that Inline is the whole content, which may be empty.
 	Complete bool   `json:"complete,omitempty"`
 	Inline   []byte `json:"inline,omitempty"`
@@ -144,6 +147,7 @@ const (
 	EventDropped  EventKind = "dropped"  // nothing of the task is held or wanted any more
 	EventLength   EventKind = "length"   // from the seed: the content ended at Offset
 	EventVoid     EventKind = "void"     // from the seed: this version cannot be continued, Reason says why
+	EventWhole    EventKind = "whole"    // from the seed: the whole content has the digest Whole
 	EventEntry    EventKind = "entry"    // answer to a manifest question: Digest of Piece
 	EventIntact   EventKind = "intact"   // answer to a reverify question: Piece is still good
 )
@@ -161,6 +165,7 @@ type Event struct {
 	Digest     PieceDigest  `json:"digest,omitzero"`
 	Job        JobID        `json:"job,omitempty"`
 	Failure    *Error       `json:"failure,omitempty"` // from the seed: what the source said
+	Whole      Digest       `json:"whole,omitzero"`
 }
 
 // FailReason is a closed list; it is also a metrics label.

@@ -66,7 +66,8 @@ type Config struct {
 
 // Engine downloads, serves and shares. Make one with New, run it with Run.
 type Engine struct {
-	cfg Config
+	cfg  Config
+	door *source.Door
 
 	mu    sync.Mutex // guards tasks, nodes, running and closed
 	tasks map[dragonfly.TaskID]*task
@@ -90,7 +91,7 @@ func New(cfg Config) *Engine {
 	if cfg.Stall == 0 {
 		cfg.Stall = 5 * time.Second
 	}
-	e := &Engine{cfg: cfg, began: time.Now(), tasks: map[dragonfly.TaskID]*task{}, nodes: map[string]*node{}}
+	e := &Engine{cfg: cfg, door: source.NewDoor(cfg.Source.Allowed), began: time.Now(), tasks: map[dragonfly.TaskID]*task{}, nodes: map[string]*node{}}
 	e.ctx, e.cancel = context.WithCancelCause(context.Background())
 	return e
 }
@@ -110,6 +111,7 @@ func (e *Engine) Close() error {
 	}
 	leaving.Wait()
 	e.cancel(errClosed)
+	e.door.Close()
 	e.wg.Wait()
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -36,6 +36,7 @@ type holding struct {
 	torn     map[dragonfly.PieceNum]struct{} // thrown away without the scheduler's knowing how much
 	grown    chan struct{}                   // closed at the next change; nil while nobody waits
 	judged   bool                            // its whole digest is being compared
+	word     dragonfly.Digest                // as the supernode says that its seed found it
 	void     error                           // why no more bytes of this version will come
 }
 
@@ -139,6 +140,17 @@ func (h *holding) Layout() dragonfly.Layout {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.layout
+}
+
+// vouched is the whole digest that the supernode vouches for; d is news of it.
+func (h *holding) vouched(d dragonfly.Digest) dragonfly.Digest {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !d.IsZero() && h.word != d {
+		h.word = d
+		h.notify()
+	}
+	return h.word
 }
 
 func (h *holding) setLength(length int64) error {

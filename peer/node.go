@@ -149,14 +149,15 @@ func (n *node) silence(ctx context.Context, why error) error {
 	return &dragonfly.Error{Kind: dragonfly.Unavailable, Message: "supernode " + n.member.Addr, Err: why}
 }
 
-// register registers a task here, in a new session if the old one is unknown.
-func (n *node) register(ctx context.Context, t *task, patience time.Duration) (dragonfly.TaskInfo, error) {
+// register registers a task here with the credentials of req, in a new session
+// if the old one is unknown.
+func (n *node) register(ctx context.Context, t *task, req dragonfly.Request, patience time.Duration) (dragonfly.TaskInfo, error) {
 	for try := 1; ; try++ {
 		s, over, err := n.open(ctx, patience)
 		if err != nil {
 			return dragonfly.TaskInfo{}, err
 		}
-		info, err := n.ask(ctx, s, over, t)
+		info, err := n.ask(ctx, s, over, t, req)
 		if dragonfly.KindOf(err) == dragonfly.UnknownSession && err != nil && try < 3 {
 			n.lost(s)
 			continue
@@ -172,7 +173,7 @@ func (n *node) register(ctx context.Context, t *task, patience time.Duration) (d
 
 // ask registers a task in a session. The answer may have to wait for the
 // source; meanwhile the syncs tell whether the supernode is there at all.
-func (n *node) ask(ctx context.Context, s dragonfly.Session, over <-chan struct{}, t *task) (dragonfly.TaskInfo, error) {
+func (n *node) ask(ctx context.Context, s dragonfly.Session, over <-chan struct{}, t *task, req dragonfly.Request) (dragonfly.TaskInfo, error) {
 	asking, cancel := context.WithCancel(ctx)
 	defer cancel()
 	answered := make(chan struct{})
@@ -186,7 +187,7 @@ func (n *node) ask(ctx context.Context, s dragonfly.Session, over <-chan struct{
 		}
 	}()
 	n.await(1)
-	info, err := s.Register(asking, t.registration())
+	info, err := s.Register(asking, t.registration(req))
 	n.await(-1)
 	close(answered)
 	<-watched
@@ -309,7 +310,7 @@ func (n *node) again(ctx context.Context, s dragonfly.Session) error {
 		if t.isSeed() {
 			continue // the supernode prepares its seed's tasks itself
 		}
-		info, err := s.Register(ctx, t.registration())
+		info, err := s.Register(ctx, t.registration(t.request()))
 		switch kind := dragonfly.KindOf(err); {
 		case err == nil:
 			t.news(info)
@@ -485,7 +486,7 @@ func (n *node) take(c *conversation, w dragonfly.Work) {
 	for _, q := range w.Questions {
 		tell(q.Task, func(t *task) {
 			if q.Kind == dragonfly.AskCredentials {
-				n.e.wg.Go(func() { _, _ = n.register(n.e.ctx, t, n.e.cfg.Patience) })
+				n.e.wg.Go(func() { _, _ = n.register(n.e.ctx, t, t.request(), n.e.cfg.Patience) })
 			} else {
 				n.e.wg.Go(func() { t.answer(q) })
 			}

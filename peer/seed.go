@@ -25,7 +25,8 @@ type Prepared struct {
 	Held     dragonfly.PieceSet
 	Manifest []dragonfly.PieceDigest // zero where a piece is not held
 	Complete bool
-	Asked    bool // the source answered to the credentials now
+	Asked    bool             // the source answered to the credentials now
+	Whole    dragonfly.Digest // that was expected and found; zero: none was, or it is being compared
 }
 
 // Seed is an engine as the supernode that it belongs to drives it. The
@@ -94,7 +95,10 @@ func (s Seed) Prepare(ctx context.Context, r dragonfly.Request, known Known) (Pr
 		}
 		p.Manifest[n] = h.content.Digest(n)
 	}
-	if want := expectation(r); !want.IsZero() && h.content.Meta().Digest != want && h.once() {
+	if want := expectation(r); want.IsZero() {
+	} else if h.content.Meta().Digest == want {
+		p.Whole = want
+	} else if h.once() {
 		e.wg.Go(func() { t.judge(h, want) })
 	}
 	if !p.Complete {
@@ -137,10 +141,11 @@ func expectation(r dragonfly.Request) dragonfly.Digest {
 }
 
 // judge compares the seed's content with its expected digest while it arrives,
-// and tells the supernode when it is another.
+// and tells the supernode.
 func (t *task) judge(h *holding, want dragonfly.Digest) {
 	if err := check(t.e.ctx, h, want); err == nil {
 		_ = h.content.SetDigest(want) // only an index entry is lost
+		t.report(dragonfly.Event{Kind: dragonfly.EventWhole, Task: t.id, Version: h.version, Whole: want})
 	} else if dragonfly.KindOf(err) == dragonfly.DigestMismatch {
 		t.report(dragonfly.Event{Kind: dragonfly.EventVoid, Task: t.id, Version: h.version,
 			Reason: dragonfly.FailMismatch, Failure: failure(err)})

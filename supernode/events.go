@@ -59,6 +59,10 @@ func (s *Supernode) apply(ss *session, rep dragonfly.Report) {
 			if ss.seed && !r.version.layout.Known() && e.Offset >= 0 {
 				s.lengthKnown(r.version, e.Offset)
 			}
+		case dragonfly.EventWhole:
+			if ss.seed {
+				s.vouch(r.version, e.Whole)
+			}
 		case dragonfly.EventVoid:
 			if ss.seed {
 				s.voided(r.version, e.Failure)
@@ -72,6 +76,18 @@ func (s *Supernode) tell(r *registration, ev sched.Event) {
 	if r.known {
 		ev.Peer, ev.Task = r.session.peer, r.version.handle
 		s.step(ev)
+	}
+}
+
+// vouch tells the peers of a version that the seed found its whole digest to be
+// the expected one.
+func (s *Supernode) vouch(v *version, whole dragonfly.Digest) {
+	if v.whole == whole {
+		return
+	}
+	v.whole = whole
+	for _, r := range v.task.those(func(r *registration) bool { return r.version == v && r.wants && !r.session.seed }) {
+		v.tell(r)
 	}
 }
 

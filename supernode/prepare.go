@@ -222,6 +222,9 @@ func (s *Supernode) install(t *task, p peer.Prepared) {
 		s.lengthKnown(v, p.Layout.Length)
 	}
 	v.void = false
+	if !p.Whole.IsZero() {
+		v.whole = p.Whole
+	}
 	for n, d := range p.Manifest {
 		s.prove(v, dragonfly.PieceNum(n), d)
 	}

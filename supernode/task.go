@@ -45,6 +45,7 @@ type version struct {
 	id       dragonfly.Version
 	layout   dragonfly.Layout
 	ticket   dragonfly.Ticket
+	whole    dragonfly.Digest // as the seed found it; zero: not known
 	manifest manifest
 	void     bool // the seed cannot continue it
 	closed   bool // the scheduler was told that the source gives nothing
@@ -100,7 +101,7 @@ func (t *task) ticket(v dragonfly.Version) dragonfly.Ticket {
 }
 
 func (v *version) info() dragonfly.TaskInfo {
-	return dragonfly.TaskInfo{Task: v.task.id, Version: v.id, Layout: v.layout, Ticket: v.ticket}
+	return dragonfly.TaskInfo{Task: v.task.id, Version: v.id, Layout: v.layout, Ticket: v.ticket, Whole: v.whole}
 }
 
 // maxPieces bounds piece numbers while the length is unknown.
