@@ -31,9 +31,14 @@ func (f Files) environment() []string {
 		"CONTAINERS_CONF=" + filepath.Join(f.Dir, "containers.conf"), "REGISTRY_AUTH_FILE=" + filepath.Join(f.Dir, "auth.json")}, f.Env...)...)
 }
 
-// prepare writes what else both want: any signature will do, and locks are
-// files.
+// prepare writes what else both want: any signature will do, locks are files,
+// and there are no credentials but those of Auth.
 func (f Files) prepare() error {
+	if _, err := os.Stat(filepath.Join(f.Dir, "auth.json")); err != nil {
+		if err := f.Auth("{}"); err != nil {
+			return err
+		}
+	}
 	if err := f.write("policy.json", `{"default":[{"type":"insecureAcceptAnything"}]}`); err != nil {
 		return err
 	}
@@ -47,7 +52,7 @@ func (f Files) Copy(ctx context.Context, ref, name string, args ...string) (stri
 		return "", err
 	}
 	dir := filepath.Join(f.Dir, name)
-	all := append([]string{"--policy", filepath.Join(f.Dir, "policy.json"), "--tmpdir", f.Dir, "copy"}, args...)
+	all := append([]string{"--policy", filepath.Join(f.Dir, "policy.json"), "--registries-conf", filepath.Join(f.Dir, "registries.conf"), "--tmpdir", f.Dir, "copy"}, args...)
 	_, err := run(ctx, f.environment(), "skopeo", append(all, "docker://"+ref, "dir:"+dir)...)
 	return dir, err
 }
