@@ -33,6 +33,14 @@ type Options struct {
 	// loopback addresses; nil: none. host may have a port.
 	Plain func(host string) bool
 
+	// Logins is a docker config.json with which the mirror logs in at Remote for
+	// who pulls from it, names no registry and brings no credentials, as docker
+	// does; empty: it does not. The file is read again when it changes and need
+	// not exist.
+	Logins string
+	// Lend says for which requests the mirror logs in; nil: for all.
+	Lend func(*http.Request) bool
+
 	Engine Engine
 	// Job completes a job before it starts: supernodes, limits, id, observer;
 	// nil: nothing to complete. It is called from many goroutines.
@@ -69,6 +77,7 @@ type Mirror struct {
 	forwarder *httputil.ReverseProxy
 	realms    login.Realms
 	seal      seal
+	keeper    *login.Keeper // nil: nothing is lent
 
 	ctx    context.Context // of all jobs
 	cancel context.CancelFunc
@@ -106,6 +115,9 @@ func New(o Options) (*Mirror, error) {
 	var err error
 	if m.seal, err = newSeal(); err != nil {
 		return nil, err
+	}
+	if o.Logins != "" {
+		m.keeper = login.NewKeeper(o.Logins, &m.realms, o.Log)
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.forwarder = &httputil.ReverseProxy{
@@ -182,7 +194,7 @@ func (m *Mirror) roundTrip(out *http.Request) (*http.Response, error) {
 	if to.blob.IsZero() {
 		answer = m.direct
 	}
-	resp, err := answer(to, out)
+	resp, err := m.lend(to, out, answer)
 	if err != nil {
 		return nil, err
 	}

@@ -113,11 +113,17 @@ func (to route) full(name string) string {
 // scope is what pulling needs of which r asks for something; empty if r is not
 // about a repository.
 func (to route) scope(r *http.Request) string {
-	name := strings.TrimPrefix(r.URL.Path, strings.TrimSuffix(to.registry.Path, "/"))
-	if name = repository(name); name == "" {
+	name := to.repository(r)
+	if name == "" {
 		return ""
 	}
 	return "repository:" + to.full(name) + ":pull"
+}
+
+// repository is what r is about at the registry; empty if that is no
+// repository.
+func (to route) repository(r *http.Request) string {
+	return repository(strings.TrimPrefix(r.URL.Path, strings.TrimSuffix(to.registry.Path, "/")))
 }
 
 // translate gives the target of a redirect or of a link as the client can

@@ -27,6 +27,7 @@ type route struct {
 	ns      string // by which the client named the registry
 	sealed  bool   // the client brought one of the mirror's own tokens
 	stale   error  // why that is not good; nil: it is
+	lend    bool   // the mirror logs in for the client
 }
 
 type routeKey struct{}
@@ -74,6 +75,7 @@ func (m *Mirror) route(r *http.Request) (to route, in *http.Request, status int,
 			to.stale = errors.New("the token is for another registry: fetch one for this")
 		}
 	}
+	to.lend = m.lends(to, r)
 	if query == "" || query == "?" {
 		to.blob = blob(in)
 	}
@@ -98,7 +100,7 @@ func (m *Mirror) named(name string) (route, error) {
 	if err != nil || u.Host != name || u.Hostname() == "" || u.User != nil {
 		return route{}, errors.New("the registry that the request names must look like host or host:port")
 	}
-	if name == m.remote.Host || hub(name) && hub(m.remote.Host) {
+	if name == m.remote.Host || login.IsHub(name) && login.IsHub(m.remote.Host) {
 		return route{registry: m.remote, remote: true}, nil
 	}
 	if name == "docker.io" {
@@ -114,11 +116,6 @@ func (m *Mirror) named(name string) (route, error) {
 // registry is where a route leads, as its realm is asked.
 func (m *Mirror) registry(to route) login.Registry {
 	return login.Registry{URL: to.registry, Through: m.transport(to), Trusted: to.remote}
-}
-
-// hub says that host is one of the names of Docker Hub's registry.
-func hub(host string) bool {
-	return host == "docker.io" || host == "index.docker.io" || host == "registry-1.docker.io"
 }
 
 func loopback(host string) bool {

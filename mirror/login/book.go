@@ -90,17 +90,18 @@ func (b *book[T]) put(key string, v T, life time.Duration) {
 	}
 }
 
-// drop forgets the value of key if bad says so.
-func (b *book[T]) drop(ctx context.Context, key string, bad func(T) bool) error {
+// drop forgets the value of key if bad says so, and says whether it did.
+func (b *book[T]) drop(ctx context.Context, key string, bad func(T) bool) bool {
 	p := b.page(key)
 	select {
 	case p.turn <- struct{}{}:
 		defer func() { <-p.turn }()
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return false
 	}
-	if bad(p.value) {
-		p.until = time.Time{}
+	if !time.Now().Before(p.until) || !bad(p.value) {
+		return false
 	}
-	return nil
+	p.until = time.Time{}
+	return true
 }

@@ -2,7 +2,8 @@
 
 // Package login knows what registries want to see before they give content,
 // and where that is had: the challenge of a registry, the realm that gives
-// tokens for it.
+// tokens for it, and the docker config.json with the logins of this host, whose
+// passwords may be kept by docker's credential helpers.
 //
 // Invariants:
 //   - Credentials go to the realm that their own registry named, over TLS unless
