@@ -83,6 +83,8 @@ type registryMirror struct {
 	Remote   string   `key:"remote" flag:"registry" env:"DFDAEMON_REGISTRY" usage:"registry that is mirrored; without a scheme: https"`
 	Certs    []string `key:"certs" usage:"files with certificates of authorities for the registry, PEM"`
 	Insecure bool     `key:"insecure" usage:"do not check the registry's certificate"`
+	Auth     string   `key:"auth" flag:"registry-auth" usage:"pull private images with the logins that docker login has stored on this host, for engines that send a mirror none: on, off, or auto: on when hostIp is a loopback address"`
+	AuthFile string   `key:"auth_file" usage:"docker config.json with these logins; empty: that of dfdaemon's user"`
 	Direct   bool     `key:"direct" usage:"fetch blobs past the swarm (not supported by this build yet)"`
 }
 
@@ -127,7 +129,7 @@ func (l *limit) UnmarshalText(b []byte) error {
 
 func defaultConfig() *config {
 	return &config{
-		Mirror: registryMirror{Remote: "https://index.docker.io"}, Port: 65001, HostIP: "127.0.0.1", ExpireTime: time.Hour,
+		Mirror: registryMirror{Remote: "https://index.docker.io", Auth: authAuto}, Port: 65001, HostIP: "127.0.0.1", ExpireTime: time.Hour,
 	}
 }
 
@@ -163,6 +165,12 @@ func (c *config) Validate() error {
 	}
 	if c.Mirror.Direct {
 		add(exitConfig, "registry_mirror.direct: %s", notYet)
+	}
+	if a := c.Mirror.Auth; a != authAuto && a != authOn && a != authOff {
+		add(exitConfig, "registry_mirror.auth (--registry-auth) %q: want auto, on or off", a)
+	}
+	if f := c.Mirror.AuthFile; f != "" && !filepath.IsAbs(f) {
+		add(exitConfig, "registry_mirror.auth_file %s: want an absolute path", f)
 	}
 	if c.ExpireTime < time.Minute {
 		add(exitConfig, "expireTime (--expiretime) %s: want at least 1m", c.ExpireTime)

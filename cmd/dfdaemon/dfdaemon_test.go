@@ -28,6 +28,7 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"--localrepo", "here"}, exitPath, "absolute"},
 		{[]string{"--registry", "ftp://x"}, exitConfig, "registry"},
 		{[]string{"--registry", "https://u:geheim@x"}, exitConfig, "take user and password out"},
+		{[]string{"--registry-auth", "maybe"}, exitConfig, "want auto, on or off"},
 		{[]string{"--certpem", "x"}, exitConfig, "not supported by this build yet"},
 		{[]string{}, exitHome, "--workHome"},
 		{[]string{"--nod", "x"}, exitOther, "did you mean --node?"},

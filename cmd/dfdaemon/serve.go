@@ -90,8 +90,10 @@ func (p program) start(ctx context.Context, c *config, args, notices []string) (
 		return err
 	}
 	defer func() { err = errors.Join(err, host.Close()) }()
-	registry, err := mirror.New(mirror.Options{Remote: remote, Insecure: c.Mirror.Insecure, RootCAs: roots,
-		Engine: recorded{mirror.EngineOf(host.Engine()), newJobs(c, host.Port(), jobLog)}, Proxy: http.ProxyFromEnvironment, Log: log})
+	options := mirror.Options{Remote: remote, Insecure: c.Mirror.Insecure, RootCAs: roots,
+		Engine: recorded{mirror.EngineOf(host.Engine()), newJobs(c, host.Port(), jobLog)}, Proxy: http.ProxyFromEnvironment, Log: log}
+	c.lends(&options, p.lookup, log)
+	registry, err := mirror.New(options)
 	if err != nil {
 		return coded{exitConfig, err}
 	}
