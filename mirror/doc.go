@@ -43,6 +43,8 @@
 //     may read what another one was given. So only what the registry gives to
 //     anybody is ever shared. A registry that wants a token even for public
 //     content, as Docker Hub does, is read straight for that reason.
+//   - Credentials of this host are lent for pulls from the mirror's own registry
+//     only, to clients that neither name a registry nor bring credentials.
 //   - Credentials of a client go to the registry that it named for them, or to
 //     that registry's realm. One of the mirror's own tokens is good for the
 //     registry that it was given for, for minutes, in one process.
