@@ -45,7 +45,7 @@ func (p program) command(args []string) *cobra.Command {
 	file := defaultConfigFile
 	root := &cobra.Command{
 		Use:   "dfdaemon",
-		Short: "Registry mirror that fetches through the swarm",
+		Short: "Registry mirror and HTTP proxy that fetches through the swarm",
 		Long: `dfdaemon answers the container engine of its host in place of a registry.
 
 Every setting stands in the configuration file (see config default), in the
@@ -95,16 +95,6 @@ func versionCommand() *cobra.Command {
 		Use: "version", Short: "Show which build this is", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return version.Get().Write(c.OutOrStdout(), "dfdaemon", false)
-		},
-	}
-}
-
-// genCA says that there is none yet, whatever it is given.
-func genCA() *cobra.Command {
-	return &cobra.Command{
-		Use: "gen-ca", Short: "Make an authority for intercepted hosts (not supported by this build yet)", DisableFlagParsing: true,
-		RunE: func(*cobra.Command, []string) error {
-			return errors.New("gen-ca: not supported by this build yet, nor is the interception of HTTPS")
 		},
 	}
 }

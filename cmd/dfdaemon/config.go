@@ -3,7 +3,6 @@
 package main
 
 import (
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -58,9 +57,10 @@ type config struct {
 	Hijack  hijack         `key:"hijack_https"`
 
 	Port       int                `key:"port" flag:"port" usage:"port that the container engine asks"`
-	HostIP     string             `key:"hostIp" flag:"hostIp" usage:"address that is listened on; one that is not loopback opens the mirror to other hosts"`
-	CertPEM    string             `key:"certpem" flag:"certpem" usage:"certificate of dfdaemon itself (not supported by this build yet)"`
-	KeyPEM     string             `key:"keypem" flag:"keypem" usage:"key of dfdaemon itself (not supported by this build yet)"`
+	HostIP     string             `key:"hostIp" flag:"hostIp" usage:"address that is listened on; one that is not loopback opens mirror and proxy to other hosts"`
+	CertPEM    string             `key:"certpem" flag:"certpem" usage:"file with dfdaemon's own certificate, PEM; with it dfdaemon itself speaks TLS"`
+	KeyPEM     string             `key:"keypem" flag:"keypem" usage:"file with the key of dfdaemon's own certificate, PEM"`
+	AuthFile   string             `key:"proxyAuthFile" flag:"proxy-auth-file" usage:"file with lines user:password, which the proxy then asks for; clients on other hosts may use the proxy only"`
 	Verbose    bool               `key:"verbose" flag:"verbose" usage:"log more"`
 	Nodes      []node             `key:"supernodes" flag:"node" usage:"supernodes, host[:port][=weight]; a comma list, or the flag several times (default 127.0.0.1:8002)"`
 	RateLimit  limit              `key:"ratelimit" flag:"ratelimit" usage:"limit per second of all receiving and, separately, of all sending; 0: none"`
@@ -70,6 +70,7 @@ type config struct {
 	ExpireTime time.Duration      `key:"expireTime" flag:"expiretime" usage:"how long a content stays that nobody uses"`
 	LocalIP    string             `key:"localIP" usage:"address under which other hosts reach this one; empty: found out"`
 	PeerPort   int                `key:"peerPort" flag:"peerPort" usage:"data port, 15000 to 65000; 0: 65000 if it is free, else chosen"`
+	Profiler   bool               `key:"pprof" flag:"pprof" usage:"show profiles below /debug/pprof/ to clients on this host"`
 	Location   settings.Location  `key:"location"`
 	LogConfig  settings.LogConfig `key:"logConfig"`
 
@@ -85,26 +86,7 @@ type registryMirror struct {
 	Insecure bool     `key:"insecure" usage:"do not check the registry's certificate"`
 	Auth     string   `key:"auth" flag:"registry-auth" usage:"pull private images with the logins that docker login has stored on this host, for engines that send a mirror none: on, off, or auto: on when hostIp is a loopback address"`
 	AuthFile string   `key:"auth_file" usage:"docker config.json with these logins; empty: that of dfdaemon's user"`
-	Direct   bool     `key:"direct" usage:"fetch blobs past the swarm (not supported by this build yet)"`
-}
-
-type proxyRule struct {
-	Regx     string `key:"regx"`
-	UseHTTPS bool   `key:"use_https"`
-	Direct   bool   `key:"direct"`
-	Redirect string `key:"redirect"`
-}
-
-type hijack struct {
-	Cert  string       `key:"cert"`
-	Key   string       `key:"key"`
-	Hosts []hijackHost `key:"hosts"`
-}
-
-type hijackHost struct {
-	Regx     string   `key:"regx"`
-	Insecure bool     `key:"insecure"`
-	Certs    []string `key:"certs"`
+	Direct   bool     `key:"direct" usage:"fetch blobs past the swarm"`
 }
 
 // node is a supernode as the user writes it.
@@ -133,8 +115,6 @@ func defaultConfig() *config {
 	}
 }
 
-const notYet = "not supported by this build yet: take it out"
-
 // Validate checks what can be checked without looking at the world.
 func (c *config) Validate() error {
 	var errs []error
@@ -154,17 +134,21 @@ func (c *config) Validate() error {
 	if _, err := netip.ParseAddr(c.LocalIP); c.LocalIP != "" && err != nil {
 		add(exitConfig, "localIP %q: want an address, as in 192.168.0.2", c.LocalIP)
 	}
-	if len(c.Proxies) > 0 {
-		add(exitConfig, "proxies: %s", notYet)
+	for i, rule := range c.Proxies {
+		if rule.Regx.Regexp == nil {
+			add(exitConfig, "proxies: rule %d has no regx: say which URLs it is for, as in regx: blobs/sha256", i+1)
+		}
 	}
-	if c.Hijack.Cert != "" || c.Hijack.Key != "" || len(c.Hijack.Hosts) > 0 {
-		add(exitConfig, "hijack_https: %s", notYet)
+	for i, host := range c.Hijack.Hosts {
+		if host.Regx.Regexp == nil {
+			add(exitConfig, "hijack_https.hosts: host %d has no regx: say which host:port it is for, as in regx: registry.example:443", i+1)
+		}
 	}
-	if c.CertPEM != "" || c.KeyPEM != "" {
-		add(exitConfig, "certpem and keypem (--certpem, --keypem): %s", notYet)
+	if (c.Hijack.Cert == "") != (c.Hijack.Key == "") {
+		add(exitConfig, "hijack_https: cert and key go together: give both, as gen-ca makes them")
 	}
-	if c.Mirror.Direct {
-		add(exitConfig, "registry_mirror.direct: %s", notYet)
+	if (c.CertPEM == "") != (c.KeyPEM == "") {
+		add(exitConfig, "certpem and keypem (--certpem, --keypem) go together: give both")
 	}
 	if a := c.Mirror.Auth; a != authAuto && a != authOn && a != authOff {
 		add(exitConfig, "registry_mirror.auth (--registry-auth) %q: want auto, on or off", a)
@@ -215,24 +199,9 @@ func (c *config) settle(lookup func(string) (string, bool)) error {
 		c.LocalRepo = filepath.Join(home, "dfdaemon", "data")
 	}
 	if err := os.MkdirAll(c.LocalRepo, 0o755); err != nil {
-		return wrong(exitRepo, "the directory for contents cannot be made: give another with --localrepo: %w", err)
+		return wrong(exitRepo, "the directory for contents cannot be made: give another with --localrepo, or another home with --workHome: %w", err)
 	}
 	return nil
-}
-
-// roots reads the certificates of the registry's authorities.
-func (c *config) roots() (bundle []byte, err error) {
-	for _, name := range c.Mirror.Certs {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			return nil, wrong(exitConfig, "registry_mirror.certs: %w", err)
-		}
-		if block, _ := pem.Decode(text); block == nil {
-			return nil, wrong(exitConfig, "registry_mirror.certs: %s: there is no PEM block in it", name)
-		}
-		bundle = append(append(bundle, text...), '\n')
-	}
-	return bundle, nil
 }
 
 // members are the supernodes to ask; preset says that nobody named one.

@@ -3,33 +3,32 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"strconv"
-	"strings"
+	"syscall"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"go.yaml.in/yaml/v3"
 	"golang.org/x/sync/errgroup"
 
 	"dragonfly/agent"
 	"dragonfly/internal/logfile"
 	"dragonfly/internal/machine"
-	"dragonfly/internal/settings"
 	"dragonfly/internal/version"
 	"dragonfly/mirror"
+	"dragonfly/peer"
+	"dragonfly/proxy"
 )
 
 const (
@@ -40,16 +39,59 @@ const (
 	idleTimeout = 2 * time.Minute
 )
 
+// wares are the files that the settings name, read and found right.
+type wares struct {
+	registry  *url.URL
+	trust     proxy.Trust // for the registry
+	hosts     []proxy.Host
+	shown     *tls.Certificate // to clients of intercepted hosts; nil: none are
+	own       *tls.Certificate // of dfdaemon itself; nil: it speaks plain HTTP
+	passwords *proxy.Passwords // nil: nobody is asked
+	notices   []string
+}
+
+// read reads what the settings name. Nothing is opened before that.
+func (c *config) read(ctx context.Context) (w wares, err error) {
+	if w.registry, err = c.remote(); err != nil {
+		return w, err
+	}
+	if self(c.listens()).behind(ctx, w.registry) {
+		return w, wrong(exitConfig, "registry_mirror.remote (--registry): %s is dfdaemon itself, which would ask itself for ever: name the registry that is to be mirrored", w.registry.Host)
+	}
+	w.trust.Insecure = c.Mirror.Insecure
+	if w.trust.RootCAs, err = authorities("registry_mirror.certs", c.Mirror.Certs); err != nil {
+		return w, err
+	}
+	if w.hosts, err = c.hosts(w.registry, w.trust); err != nil {
+		return w, err
+	}
+	if w.shown, err = pair("hijack_https", c.Hijack.Cert, c.Hijack.Key); err != nil {
+		return w, err
+	}
+	if w.own, err = pair("certpem and keypem (--certpem, --keypem)", c.CertPEM, c.KeyPEM); err != nil {
+		return w, err
+	}
+	if w.passwords, err = c.passwords(); err != nil {
+		return w, err
+	}
+	if w.shown == nil && len(c.Hijack.Hosts) > 0 {
+		w.notices = append(w.notices, "hijack_https: no host is intercepted without cert and key: make them with gen-ca")
+	}
+	if w.shown != nil && len(c.Hijack.Hosts) == 0 {
+		w.notices = append(w.notices, "hijack_https: cert and key are of no use without hosts: no host is intercepted")
+	}
+	if !c.listens().Addr().IsLoopback() && w.passwords == nil {
+		w.notices = append(w.notices, "whoever reaches "+c.listens().String()+" can pull and use the proxy: listen on 127.0.0.1, or give --proxy-auth-file")
+	}
+	return w, nil
+}
+
 // start opens logs, host and listener and serves until ctx ends.
 func (p program) start(ctx context.Context, c *config, args, notices []string) (err error) {
 	if err := c.settle(p.lookup); err != nil {
 		return err
 	}
-	remote, err := c.remote()
-	if err != nil {
-		return err
-	}
-	roots, err := c.roots()
+	w, err := c.read(ctx)
 	if err != nil {
 		return err
 	}
@@ -61,7 +103,7 @@ func (p program) start(ctx context.Context, c *config, args, notices []string) (
 	defer own.Close()
 	jobLog, err := logfile.Open(c.clientLog(), size)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; give --workHome a directory that may be written to", err)
 	}
 	defer jobLog.Close()
 	level := slog.LevelInfo
@@ -69,138 +111,190 @@ func (p program) start(ctx context.Context, c *config, args, notices []string) (
 		level = slog.LevelDebug
 	}
 	log := logfile.New(io.MultiWriter(p.stderr, own), level, strconv.Itoa(os.Getpid()))
-	for _, n := range notices {
+	ownProxies := self(c.listens()).ownProxies(ctx, p.lookup)
+	if len(ownProxies) > 0 {
+		w.notices = append(w.notices, "the proxy that the environment names is dfdaemon itself: it goes without it")
+	}
+	for _, n := range append(notices, w.notices...) {
 		log.Warn(n)
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(c.HostIP, strconv.Itoa(c.Port)))
+	l, err := listen(ctx, c.listens())
 	if err != nil {
-		return fmt.Errorf("the port %d cannot be opened: give another one with --port: %w", c.Port, err)
+		return err
 	}
 	defer l.Close()
-	if addr, err := netip.ParseAddr(c.HostIP); err == nil && !addr.IsLoopback() {
-		log.Warn("whoever reaches this address can pull through it: listen on 127.0.0.1 unless other hosts shall", "address", l.Addr().String())
-	}
 	host, err := agent.OpenHost(ctx, agent.HostOptions{
 		Data: c.LocalRepo, Meta: c.meta(), IP: c.LocalIP, Port: c.PeerPort, Favourite: favouritePort, PortFlag: "--peerPort",
 		Program: "dfdaemon", Build: agent.Build{Version: version.Get().Version, Protocol: agent.Protocol},
 		Zone: c.Location.Zone, Rack: c.Location.Rack, TotalLimit: c.RateLimit.Rate, Expire: c.ExpireTime, Quota: c.Quota,
-		BootID: machine.BootID(), HostName: machine.Name(), Proxy: http.ProxyFromEnvironment, Log: log,
+		BootID: machine.BootID(), HostName: machine.Name(), Proxy: upstream(ownProxies), Log: log,
 	})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, host.Close()) }()
-	options := mirror.Options{Remote: remote, Insecure: c.Mirror.Insecure, RootCAs: roots,
-		Engine: recorded{mirror.EngineOf(host.Engine()), newJobs(c, host.Port(), jobLog)}, Proxy: http.ProxyFromEnvironment, Log: log}
+	options := mirror.Options{Remote: w.registry, Insecure: w.trust.Insecure, RootCAs: w.trust.RootCAs,
+		Engine: recorded{mirror.EngineOf(host.Engine()), newJobs(c, host.Port(), jobLog)}, Proxy: upstream(ownProxies), Log: log}
 	c.lends(&options, p.lookup, log)
-	registry, err := mirror.New(options)
-	if err != nil {
-		return coded{exitConfig, err}
-	}
-	defer func() { err = errors.Join(err, registry.Close()) }()
-	pages, err := newPages(c, args)
+	d, err := newDaemon(c, w, args, options)
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: dispatch(pages, registry), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout,
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
-	log.Info("dfdaemon serves", "address", l.Addr().String(), "registry", remote.String(), "version", version.Get().Version)
+	defer func() { err = errors.Join(err, d.close()) }()
+	log.Info("dfdaemon serves", "address", l.Addr().String(), "registry", w.registry.String(), "version", version.Get().Version)
 
 	work, ctx := errgroup.WithContext(ctx)
 	work.Go(func() error { return host.Run(ctx) })
-	work.Go(func() error {
-		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serve %s: %w", l.Addr(), err)
-		}
-		return nil
-	})
-	work.Go(func() error {
-		<-ctx.Done()
-		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
-		defer cancel()
-		if server.Shutdown(end) != nil { // not in time
-			server.Close()
-		}
-		return nil
-	})
+	work.Go(func() error { return d.serve(ctx, l) })
 	err = work.Wait()
 	log.Info("dfdaemon is shut down")
 	return err
 }
 
-// dispatch gives each request to the part that answers it. There is no
-// ServeMux: it would answer names that registries allow with a redirect.
-func dispatch(pages map[string]http.Handler, registry http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodConnect || r.URL.IsAbs() {
-			http.Error(w, "dfdaemon is no HTTP proxy in this build yet: take it as a registry mirror", http.StatusNotImplemented)
-			return
-		}
-		if page, ok := pages[r.URL.Path]; ok {
-			page.ServeHTTP(w, r)
-			return
-		}
-		registry.ServeHTTP(w, r)
-	})
+// listen opens the port. An error says what to do.
+func listen(ctx context.Context, at netip.AddrPort) (net.Listener, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", at.String())
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("the port %d is in use: end the dfdaemon that runs already, or give another one with --port: %w", at.Port(), err)
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("the port %d may not be opened by this user: give one above 1023 with --port: %w", at.Port(), err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return nil, fmt.Errorf("this host has no address %s: give one that it has with --hostIp: %w", at.Addr(), err)
+	case err != nil:
+		return nil, fmt.Errorf("the port %d cannot be opened: give another one with --port: %w", at.Port(), err)
+	}
+	return l, nil
 }
 
-// newPages are dfdaemon's own endpoints (v1-protocol 10).
-func newPages(c *config, args []string) (map[string]http.Handler, error) {
-	env, err := environment(c)
+// daemon is what answers at the port.
+type daemon struct {
+	server  *http.Server
+	mirrors []*mirror.Mirror
+	proxy   *proxy.Proxy
+	health  *health
+	own     *tls.Certificate
+	probes  []*http.Transport // of the health
+}
+
+// newDaemon joins the parts; o is what the mirror is. The caller closes the
+// daemon.
+func newDaemon(c *config, w wares, args []string, o mirror.Options) (_ *daemon, err error) {
+	d := &daemon{own: w.own}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.close())
+		}
+	}()
+	open := func(e mirror.Engine) (*mirror.Mirror, error) {
+		o := o
+		o.Engine = e
+		m, err := mirror.New(o)
+		if err != nil {
+			return nil, coded{exitConfig, err}
+		}
+		d.mirrors = append(d.mirrors, m)
+		return m, nil
+	}
+	swarm, err := open(o.Engine)
 	if err != nil {
 		return nil, err
 	}
-	line := strings.Join(agent.RedactArgs(args), " ")
-	reg := prometheus.NewRegistry()
-	i := version.Get()
-	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "dragonfly_dfdaemon_build_info", Help: "The build, always 1.",
-		ConstLabels: prometheus.Labels{"version": i.Version, "revision": i.Revision, "os": i.OS, "arch": i.Arch, "goversion": i.GoVersion}})
-	build.Set(1)
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), build)
-	return map[string]http.Handler{
-		"/args":          page("text/plain; charset=utf-8", line),
-		"/env":           page("application/json", env),
-		"/healthy":       page("text/plain; charset=utf-8", "OK\n"),
-		"/debug/version": i,
-		"/metrics":       promhttp.HandlerFor(reg, promhttp.HandlerOpts{}),
-	}, nil
-}
-
-func page(contentType, text string) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", contentType)
-		_, _ = io.WriteString(w, text) // the client went away
+	registry := swarm
+	if c.Mirror.Direct { // the proxy's rules have a word of their own for this
+		if registry, err = open(idle{}); err != nil {
+			return nil, err
+		}
+	}
+	d.health = newHealth(
+		[]check{answersItself(c.listens(), w.own != nil), holdsData(c.LocalRepo)},
+		d.probesOf(c, w, o.Proxy))
+	t, trail := newTraffic(), proxy.NewTrail()
+	wrap := func(h http.Handler) http.Handler { return t.count(trail.Handler(h)) }
+	d.proxy, err = proxy.New(proxy.Options{
+		Rules: c.rules(), Hosts: w.hosts, Certificate: w.shown, Wrap: wrap, Passwords: w.passwords,
+		Self: self(c.listens()).leads, Upstream: o.Proxy, Observer: t, Log: o.Log,
 	})
+	if err != nil {
+		return nil, coded{exitConfig, err}
+	}
+	pages, err := newPages(c, args, t, d.health)
+	if err != nil {
+		return nil, err
+	}
+	d.server = &http.Server{Handler: wrap(front{pages, registry, d.proxy, w.passwords != nil}), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout,
+		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug)}
+	// A tunnel needs a connection of its own.
+	d.server.Protocols = new(http.Protocols)
+	d.server.Protocols.SetHTTP1(true)
+	return d, nil
 }
 
-// environment is all settings as JSON, keys in lower case, without secrets.
-func environment(c *config) (string, error) {
-	var file bytes.Buffer
-	if err := settings.Of(c).YAML(&file); err != nil {
-		return "", err
-	}
-	var all map[string]any
-	if err := yaml.Unmarshal(file.Bytes(), &all); err != nil {
-		return "", err
-	}
-	text, err := json.Marshal(shown(all))
-	return string(text) + "\n", err
+// idle is an engine that never begins.
+type idle struct{}
+
+func (idle) Start(context.Context, peer.Job) (mirror.Download, error) {
+	return nil, errors.New("registry_mirror.direct is set")
 }
 
-func shown(v any) any {
-	switch v := v.(type) {
-	case map[string]any:
-		out := make(map[string]any, len(v))
-		for key, item := range v {
-			out[strings.ToLower(key)] = shown(item)
+// probesOf are how the registry and the supernodes are asked.
+func (d *daemon) probesOf(c *config, w wares, upstream func(*http.Request) (*url.URL, error)) []check {
+	trust := &tls.Config{InsecureSkipVerify: w.trust.Insecure}
+	if len(w.trust.RootCAs) > 0 {
+		trust.RootCAs, _ = x509.SystemCertPool() // none: only those that were given
+		if trust.RootCAs == nil {
+			trust.RootCAs = x509.NewCertPool()
 		}
-		return out
-	case []any:
-		for i := range v {
-			v[i] = shown(v[i])
-		}
-	case string:
-		return agent.RedactURL(v)
+		trust.RootCAs.AppendCertsFromPEM(w.trust.RootCAs) // were looked at
 	}
-	return v
+	registry, nodes := &http.Transport{Proxy: upstream, TLSClientConfig: trust, DisableKeepAlives: true}, &http.Transport{DisableKeepAlives: true}
+	d.probes = []*http.Transport{registry, nodes}
+	all := []check{registryAnswers(w.registry, registry)}
+	members, _ := c.members()
+	for _, m := range members {
+		all = append(all, nodeAnswers(m, nodes))
+	}
+	return all
+}
+
+// serve answers until ctx ends or the listener fails, and tests itself.
+func (d *daemon) serve(ctx context.Context, l net.Listener) error {
+	work, ctx := errgroup.WithContext(ctx)
+	work.Go(func() error {
+		serve := d.server.Serve
+		if d.own != nil {
+			d.server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{*d.own}}
+			serve = func(l net.Listener) error { return d.server.ServeTLS(l, "", "") }
+		}
+		if err := serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve %s: %w", l.Addr(), err)
+		}
+		return nil
+	})
+	work.Go(func() error { d.health.run(ctx); return nil })
+	work.Go(func() error {
+		<-ctx.Done()
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+		defer cancel()
+		if d.server.Shutdown(end) != nil { // not in time
+			d.server.Close()
+		}
+		return nil
+	})
+	return work.Wait()
+}
+
+// close ends what serve left: tunnels and jobs.
+func (d *daemon) close() error {
+	var errs []error
+	if d.proxy != nil {
+		errs = append(errs, d.proxy.Close())
+	}
+	for _, m := range d.mirrors {
+		errs = append(errs, m.Close())
+	}
+	for _, t := range d.probes {
+		t.CloseIdleConnections()
+	}
+	return errors.Join(errs...)
 }
