@@ -5,7 +5,6 @@ package mirror
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,6 +28,13 @@ type Options struct {
 	Remote   *url.URL
 	Insecure bool   // the certificate of Remote is not checked
 	RootCAs  []byte // PEM, additional roots for Remote
+	// Certificates are what this host shows to Remote if it asks.
+	Certificates []tls.Certificate
+	// CertDirs have a directory for each registry, Remote or another, that is
+	// known by other certificates than the system's, or wants one of this host:
+	// see docker's certs.d. They are looked into whenever they change and need
+	// not exist.
+	CertDirs []string
 	// Plain says which registries named by ns speak plain HTTP, besides those on
 	// loopback addresses; nil: none. host may have a port.
 	Plain func(host string) bool
@@ -49,8 +55,8 @@ type Options struct {
 	// Proxy says which proxy a request to a registry goes through, nil for none,
 	// as in http.Transport.
 	Proxy func(*http.Request) (*url.URL, error)
-	// Transport carries what goes straight to registries, instead of one that
-	// is made of Insecure, RootCAs and Proxy.
+	// Transport carries what goes straight to registries, instead of those that
+	// are made of Insecure, RootCAs, Certificates, CertDirs and Proxy.
 	Transport http.RoundTripper
 	Log       *slog.Logger // nil: none
 }
@@ -72,8 +78,7 @@ const (
 type Mirror struct {
 	o         Options
 	remote    *url.URL
-	toRemote  http.RoundTripper
-	toOthers  http.RoundTripper
+	ways      ways
 	forwarder *httputil.ReverseProxy
 	realms    login.Realms
 	seal      seal
@@ -95,22 +100,15 @@ func New(o Options) (*Mirror, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Mirror{o: o, toRemote: o.Transport, toOthers: o.Transport,
+	m := &Mirror{o: o,
 		// Neither userinfo nor query of the registry's URL goes anywhere.
 		remote: &url.URL{Scheme: o.Remote.Scheme, Host: o.Remote.Host, Path: o.Remote.Path}}
-	if o.Transport == nil {
-		trust := &tls.Config{InsecureSkipVerify: o.Insecure}
-		if len(o.RootCAs) > 0 {
-			roots, err := x509.SystemCertPool()
-			if err != nil {
-				roots = x509.NewCertPool()
-			}
-			if !roots.AppendCertsFromPEM(o.RootCAs) {
-				return nil, errors.New("the certificates for the registry hold no PEM certificate")
-			}
-			trust.RootCAs = roots
-		}
-		m.toRemote, m.toOthers = transport(o.Proxy, trust), transport(o.Proxy, nil)
+	if _, err := m.given().config(); err != nil {
+		return nil, err
+	}
+	if m.ways.make = func(*tls.Config) http.RoundTripper { return o.Transport }; o.Transport == nil {
+		m.ways.dirs = o.CertDirs
+		m.ways.make = func(c *tls.Config) http.RoundTripper { return transport(o.Proxy, c) }
 	}
 	var err error
 	if m.seal, err = newSeal(); err != nil {
@@ -147,10 +145,8 @@ func transport(proxy func(*http.Request) (*url.URL, error), trust *tls.Config) *
 func (m *Mirror) Close() error {
 	m.cancel()
 	m.wg.Wait()
-	for _, t := range []http.RoundTripper{m.toRemote, m.toOthers} {
-		if t, ok := t.(*http.Transport); ok && m.o.Transport == nil {
-			t.CloseIdleConnections()
-		}
+	if m.o.Transport == nil {
+		m.ways.close()
 	}
 	return nil
 }
@@ -203,12 +199,7 @@ func (m *Mirror) roundTrip(out *http.Request) (*http.Response, error) {
 }
 
 // transport carries what goes straight to a registry.
-func (m *Mirror) transport(to route) http.RoundTripper {
-	if to.remote {
-		return m.toRemote
-	}
-	return m.toOthers
-}
+func (m *Mirror) transport(to route) http.RoundTripper { return to.through }
 
 // direct is the registry's own answer.
 func (m *Mirror) direct(to route, out *http.Request) (*http.Response, error) {

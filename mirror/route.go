@@ -22,6 +22,13 @@ type route struct {
 	remote   bool             // it is Options.Remote
 	blob     dragonfly.Digest // of what the engine may bring; zero: nothing
 
+	through  http.RoundTripper // to the registry
+	insecure bool              // the registry's certificate is not checked
+	roots    []byte            // PEM, additional roots for the registry
+	// straight says that the registry wants a certificate of this host: nobody
+	// else can fetch from it in this host's place.
+	straight bool
+
 	own     string // URL of the mirror as the client calls it
 	element string // of the path, by which the client named the registry; empty: it did not
 	ns      string // by which the client named the registry
@@ -35,7 +42,7 @@ type routeKey struct{}
 // route decides where a request goes and what it is there: in is r without what
 // is only for the mirror. Else it gives a status and the reason.
 func (m *Mirror) route(r *http.Request) (to route, in *http.Request, status int, err error) {
-	to = route{registry: m.remote, remote: true}
+	to = m.way(m.remote, true)
 	u := *r.URL
 	query := dragonfly.FilterURL("?"+u.RawQuery, []string{"ns"})
 	if names, ok := u.Query()["ns"]; ok && strings.HasPrefix(u.Path, "/v2/") {
@@ -76,7 +83,7 @@ func (m *Mirror) route(r *http.Request) (to route, in *http.Request, status int,
 		}
 	}
 	to.lend = m.lends(to, r)
-	if query == "" || query == "?" {
+	if !to.straight && (query == "" || query == "?") {
 		to.blob = blob(in)
 	}
 	return to, in, 0, nil
@@ -101,7 +108,7 @@ func (m *Mirror) named(name string) (route, error) {
 		return route{}, errors.New("the registry that the request names must look like host or host:port")
 	}
 	if name == m.remote.Host || login.IsHub(name) && login.IsHub(m.remote.Host) {
-		return route{registry: m.remote, remote: true}, nil
+		return m.way(m.remote, true), nil
 	}
 	if name == "docker.io" {
 		name = "registry-1.docker.io" // docker.io itself is a web page
@@ -110,7 +117,22 @@ func (m *Mirror) named(name string) (route, error) {
 	if loopback(u.Hostname()) || m.o.Plain != nil && m.o.Plain(name) {
 		scheme = "http"
 	}
-	return route{registry: &url.URL{Scheme: scheme, Host: name}}, nil
+	return m.way(&url.URL{Scheme: scheme, Host: name}, false), nil
+}
+
+// way is the route to a registry.
+func (m *Mirror) way(registry *url.URL, remote bool) route {
+	var given trust
+	if remote {
+		given = m.given()
+	}
+	w := m.ways.to(registry.Host, given)
+	return route{registry: registry, remote: remote, through: w.through, insecure: w.insecure, roots: w.roots, straight: len(w.own) > 0}
+}
+
+// given is how the options say that Remote is to be trusted.
+func (m *Mirror) given() trust {
+	return trust{insecure: m.o.Insecure, roots: m.o.RootCAs, own: m.o.Certificates}
 }
 
 // registry is where a route leads, as its realm is asked.

@@ -183,7 +183,7 @@ func (m *Mirror) scoped(r *http.Request, lists []string) (to route, scopes []str
 			host = found
 			return rest
 		})
-		next := route{registry: m.remote, remote: true}
+		next := m.way(m.remote, true)
 		if host != "" {
 			if next, err = m.named(host); err != nil {
 				return route{}, nil, http.StatusBadRequest, err
