@@ -56,6 +56,9 @@ type config struct {
 	Proxies []proxyRule    `key:"proxies"`
 	Hijack  hijack         `key:"hijack_https"`
 
+	CertDirs []string `key:"certs_dirs" usage:"directories with certificates for any registry, in host[:port]/*.crt, *.cert and *.key; empty: those of docker and podman"`
+	Plain    []string `key:"insecure_registries" flag:"insecure-registry" usage:"registries, host[:port], that are asked by plain HTTP when a client names them; those on loopback are anyway"`
+
 	Port       int                `key:"port" flag:"port" usage:"port that the container engine asks"`
 	HostIP     string             `key:"hostIp" flag:"hostIp" usage:"address that is listened on; one that is not loopback opens mirror and proxy to other hosts"`
 	CertPEM    string             `key:"certpem" flag:"certpem" usage:"file with dfdaemon's own certificate, PEM; with it dfdaemon itself speaks TLS"`
@@ -81,12 +84,14 @@ type config struct {
 }
 
 type registryMirror struct {
-	Remote   string   `key:"remote" flag:"registry" env:"DFDAEMON_REGISTRY" usage:"registry that is mirrored; without a scheme: https"`
-	Certs    []string `key:"certs" usage:"files with certificates of authorities for the registry, PEM"`
-	Insecure bool     `key:"insecure" usage:"do not check the registry's certificate"`
-	Auth     string   `key:"auth" flag:"registry-auth" usage:"pull private images with the logins that docker login has stored on this host, for engines that send a mirror none: on, off, or auto: on when hostIp is a loopback address"`
-	AuthFile string   `key:"auth_file" usage:"docker config.json with these logins; empty: that of dfdaemon's user"`
-	Direct   bool     `key:"direct" usage:"fetch blobs past the swarm"`
+	Remote     string   `key:"remote" flag:"registry" env:"DFDAEMON_REGISTRY" usage:"registry that is mirrored; without a scheme: https"`
+	Certs      []string `key:"certs" usage:"files with certificates of authorities for the registry, PEM"`
+	Insecure   bool     `key:"insecure" usage:"do not check the registry's certificate"`
+	ClientCert string   `key:"client_cert" usage:"file with the certificate that this host shows to the registry, PEM"`
+	ClientKey  string   `key:"client_key" usage:"file with its key, PEM"`
+	Auth       string   `key:"auth" flag:"registry-auth" usage:"pull private images with the logins that docker login has stored on this host, for engines that send a mirror none: on, off, or auto: on when hostIp is a loopback address"`
+	AuthFile   string   `key:"auth_file" usage:"docker config.json with these logins; empty: that of dfdaemon's user"`
+	Direct     bool     `key:"direct" usage:"fetch blobs past the swarm"`
 }
 
 // node is a supernode as the user writes it.
@@ -156,6 +161,7 @@ func (c *config) Validate() error {
 	if f := c.Mirror.AuthFile; f != "" && !filepath.IsAbs(f) {
 		add(exitConfig, "registry_mirror.auth_file %s: want an absolute path", f)
 	}
+	c.checkTrust(add)
 	if c.ExpireTime < time.Minute {
 		add(exitConfig, "expireTime (--expiretime) %s: want at least 1m", c.ExpireTime)
 	}

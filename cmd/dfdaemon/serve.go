@@ -95,6 +95,10 @@ func (p program) start(ctx context.Context, c *config, args, notices []string) (
 	if err != nil {
 		return err
 	}
+	var options mirror.Options
+	if err := c.trusts(&options, p.lookup); err != nil {
+		return err
+	}
 	size := logfile.Options{MaxSize: int64(c.LogConfig.MaxSize) << 20, Backups: c.LogConfig.MaxBackups}
 	own, err := logfile.Open(c.logFile(), size)
 	if err != nil {
@@ -133,8 +137,9 @@ func (p program) start(ctx context.Context, c *config, args, notices []string) (
 		return err
 	}
 	defer func() { err = errors.Join(err, host.Close()) }()
-	options := mirror.Options{Remote: w.registry, Insecure: w.trust.Insecure, RootCAs: w.trust.RootCAs,
-		Engine: recorded{mirror.EngineOf(host.Engine()), newJobs(c, host.Port(), jobLog)}, Proxy: upstream(ownProxies), Log: log}
+	options.Remote, options.Insecure, options.RootCAs = w.registry, w.trust.Insecure, w.trust.RootCAs
+	options.Engine = recorded{mirror.EngineOf(host.Engine()), newJobs(c, host.Port(), jobLog)}
+	options.Proxy, options.Log = upstream(ownProxies), log
 	c.lends(&options, p.lookup, log)
 	d, err := newDaemon(c, w, args, options)
 	if err != nil {
