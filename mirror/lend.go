@@ -23,6 +23,18 @@ func (m *Mirror) lends(to route, r *http.Request) bool {
 		len(r.Header.Values("Authorization")) == 0 && (m.o.Lend == nil || m.o.Lend(r))
 }
 
+// authorize gives out the credentials that are lent for it, if any are, as they
+// are now: what a stream of an hour began with may have ended.
+func (m *Mirror) authorize(to route, out *http.Request) (authorization string) {
+	if !to.lend {
+		return ""
+	}
+	if authorization = m.keeper.Authorize(out.Context(), m.registry(to), to.repository(out)); authorization != "" {
+		out.Header.Set("Authorization", authorization)
+	}
+	return authorization
+}
+
 // lend answers a request after it was given credentials, where the mirror
 // lends some. A refused one is fetched anew once; what the registry says then
 // is the client's.
@@ -30,11 +42,7 @@ func (m *Mirror) lend(to route, out *http.Request, answer func(route, *http.Requ
 	if !to.lend {
 		return answer(to, out)
 	}
-	name := to.repository(out)
-	authorization := m.keeper.Authorize(out.Context(), m.registry(to), name)
-	if authorization != "" {
-		out.Header.Set("Authorization", authorization)
-	}
+	name, authorization := to.repository(out), m.authorize(to, out)
 	resp, err := answer(to, out)
 	if err != nil || resp.StatusCode != http.StatusUnauthorized {
 		return resp, err

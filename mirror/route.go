@@ -90,7 +90,8 @@ func (m *Mirror) route(r *http.Request) (to route, in *http.Request, status int,
 }
 
 // mayName keeps what this host keeps to itself from those who reach the mirror
-// from other hosts.
+// from other hosts. A name that only resolves to this host is asked by https and
+// must have a certificate for that name: what has one is there for others.
 func (m *Mirror) mayName(r *http.Request, to route) error {
 	if to.remote || !login.Local(to.registry.Hostname()) {
 		return nil

@@ -105,7 +105,7 @@ func (m *Mirror) token(w http.ResponseWriter, r *http.Request) {
 	}
 	c, err := m.realms.Challenge(r.Context(), m.registry(to))
 	if err != nil {
-		refuse(w, http.StatusBadGateway, "UNAVAILABLE", err.Error()+"; check that this host can reach it")
+		m.noToken(w, to, err)
 		return
 	}
 	switch c.Scheme {
@@ -128,13 +128,13 @@ func (m *Mirror) token(w http.ResponseWriter, r *http.Request) {
 	}
 	resp, err := m.registry(to).Ask(r.Context(), c, q, post, basic(r, nil))
 	if err != nil {
-		refuse(w, http.StatusBadGateway, "UNAVAILABLE", err.Error()+"; check that this host can reach it")
+		m.noToken(w, to, err)
 		return
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxToken+1))
 	if err != nil || len(body) > maxToken {
-		refuse(w, http.StatusBadGateway, "UNAVAILABLE", fmt.Sprintf("%s breaks off while it gives a token, or gives more than %d bytes", c.Realm.Host, maxToken))
+		m.noToken(w, to, fmt.Errorf("%s breaks off while it gives a token, or gives more than %d bytes", c.Realm.Host, maxToken))
 		return
 	}
 	for _, name := range []string{"Content-Type", "Retry-After"} {
@@ -143,8 +143,16 @@ func (m *Mirror) token(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set(viaHeader, "direct")
 	w.WriteHeader(resp.StatusCode)
 	_, _ = w.Write(body) // the client may be gone
+}
+
+// noToken answers a client whose registry or realm did not. It is logged too,
+// since clients show the status only.
+func (m *Mirror) noToken(w http.ResponseWriter, to route, err error) {
+	m.o.Log.Warn("a client gets no token for a registry", "registry", to.registry.Host, "why", err)
+	refuse(w, http.StatusBadGateway, "UNAVAILABLE", err.Error()+"; check that this host can reach it")
 }
 
 // tokenQuery is what a client asks for, in the query or in a form.
