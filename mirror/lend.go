@@ -18,7 +18,7 @@ import (
 // asks as docker does: a client that names a registry has credentials of its
 // own for it and shall see its challenge. Nothing is lent for a push.
 func (m *Mirror) lends(to route, r *http.Request) bool {
-	return m.keeper != nil && to.remote && to.element == "" && to.ns == "" && !to.sealed &&
+	return m.keeper != nil && to.remote && to.element == "" && to.ns == "" &&
 		(r.Method == http.MethodGet || r.Method == http.MethodHead) && strings.HasPrefix(r.URL.Path, "/v2/") &&
 		len(r.Header.Values("Authorization")) == 0 && (m.o.Lend == nil || m.o.Lend(r))
 }

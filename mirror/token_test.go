@@ -31,7 +31,7 @@ func TestRegistriesAtOnce(t *testing.T) {
 		newGuarded(t, &guarded{scheme: login.Bearer, service: "one", user: "ann", password: secret + "1"}),
 		newGuarded(t, &guarded{scheme: login.Bearer, service: "two", user: "bob", password: secret + "2"}),
 		newGuarded(t, &guarded{scheme: login.Basic, user: "cyd", password: secret + "3"}),
-		newGuarded(t, &guarded{scheme: login.Open}),
+		newGuarded(t, &guarded{scheme: login.Open, user: "dan", password: secret + "4"}),
 	}
 	var wg sync.WaitGroup
 	for _, g := range all {
