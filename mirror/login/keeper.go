@@ -142,7 +142,7 @@ func (k *Keeper) fetch(ctx context.Context, r Registry, repository string, found
 			return "", 0, err
 		}
 		return "Bearer " + token, life, nil
-	case found.user == "":
+	case found.user == "" || found.refresh != "": // beside a token, docker keeps a user without a password
 		return "", 0, errors.New("it wants user and password, and the configuration has a token only")
 	}
 	return found.basic(), credentialLife, nil

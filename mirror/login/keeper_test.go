@@ -102,6 +102,7 @@ func TestAuthorize(t *testing.T) {
 		"has nothing":    {bearer, `{}`, token, "", "", ""},
 		"wrong password": {bearer, annConfig(secret + "x"), token, "", "GET ann account=ann&scope=repository%3Aa%2Fb%3Apull&service=r", "auth.example answers 401"},
 		"token only":     {`Basic realm="x"`, `{"auths":{"r.example":{"identitytoken":"` + secret + `"}}}`, "", "", "", "a token only"},
+		"token of user":  {`Basic realm="x"`, `{"auths":{"r.example":{"auth":"` + b64("ann:") + `","identitytoken":"` + secret + `"}}}`, "", "", "", "a token only"},
 		"no token":       {bearer, annConfig(secret), `{}`, "", "GET ann account=ann&scope=repository%3Aa%2Fb%3Apull&service=r", "gives no token"},
 		"bad token":      {bearer, annConfig(secret), `{"token":"a\nb"}`, "", "GET ann account=ann&scope=repository%3Aa%2Fb%3Apull&service=r", "gives no token"},
 		"no JSON":        {bearer, annConfig(secret), secret, "", "GET ann account=ann&scope=repository%3Aa%2Fb%3Apull&service=r", "as JSON"},
