@@ -71,6 +71,18 @@ func (l Layout) Extent(n PieceNum) (from, to int64) {
 // PieceAt is the piece that holds the content byte at off.
 func (l Layout) PieceAt(off int64) PieceNum { return PieceNum(off / l.PieceLen) }
 
+// Touched says that a piece has bytes of one of the spans, which end with the
+// content where To is UnknownLength. No span: it has.
+func (l Layout) Touched(n PieceNum, spans []Span) bool {
+	from, to := l.Extent(n)
+	for _, s := range spans {
+		if s.From < to && (s.To < 0 || s.To > from) {
+			return true
+		}
+	}
+	return len(spans) == 0
+}
+
 // Span is the half-open range [From, To) of bytes, in content offsets unless
 // said otherwise.
 type Span struct {

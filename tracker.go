@@ -93,6 +93,10 @@ type Registration struct {
 	Version Version  `json:"version,omitzero"`
 	Layout  Layout   `json:"layout,omitzero"`
 	Held    PieceSet `json:"held,omitzero"`
+	// Want are the spans of the content that the peer wants, with To
+	// dragonfly.UnknownLength for its end; none: all of it. Of a content of
+	// unknown length all is wanted. Jobs of one peer add up.
+	Want []Span `json:"want,omitempty"`
 	// Holding registers only to serve what is held: nothing is wanted.
 	Holding bool `json:"holding,omitempty"`
 	// Inline asks for small content inside the answer.
@@ -197,6 +201,7 @@ type Assignment struct {
 	Span    Span         `json:"span"` // content offsets, inside the piece; block aligned from the piece's start, To may be the piece's end
 	Parent  Parent       `json:"parent"`
 	Digest  PieceDigest  `json:"digest,omitzero"` // zero: it will follow in Work.Manifest
+	More    bool         `json:"more,omitempty"`  // of the source: the piece after it is wanted from there, too
 }
 
 // ParentKind is where bytes come from.

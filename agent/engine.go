@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"dragonfly"
 	"dragonfly/peer"
 )
 
@@ -31,7 +32,7 @@ type Download interface {
 	// File is a fresh read-only descriptor of the finished content.
 	File() (*os.File, error)
 	// Reader gives the verified bytes in order and as they come.
-	Reader(ctx context.Context, from int64) (io.Reader, error)
+	Reader(ctx context.Context, span dragonfly.Span) (io.Reader, error)
 	// Close ends the job and returns after its end.
 	Close() error
 }

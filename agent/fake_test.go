@@ -149,7 +149,7 @@ func (d *fakeDownload) Wait(ctx context.Context) error {
 
 func (d *fakeDownload) File() (*os.File, error) { return os.Open(d.t.e.path(d.job.Request.TaskID())) }
 
-func (d *fakeDownload) Reader(ctx context.Context, from int64) (io.Reader, error) {
+func (d *fakeDownload) Reader(ctx context.Context, span dragonfly.Span) (io.Reader, error) {
 	if err := d.Wait(ctx); err != nil {
 		return nil, err
 	}
@@ -157,7 +157,7 @@ func (d *fakeDownload) Reader(ctx context.Context, from int64) (io.Reader, error
 		d.t.e.noReader--
 		return nil, nil
 	}
-	return bytes.NewReader(d.t.e.contents[d.t.url][from:]), nil
+	return bytes.NewReader(d.t.e.contents[d.t.url][span.From:]), nil
 }
 
 func (d *fakeDownload) Close() error {

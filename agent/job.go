@@ -139,9 +139,9 @@ func stream(ctx context.Context, d Download, out *outbox) error {
 		_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, 1<<20) })
 	}
 	out.attach(news{Stream: true}, r)
-	content, err := d.Reader(ctx, 0)
+	content, err := d.Reader(ctx, dragonfly.Span{To: dragonfly.UnknownLength})
 	if content == nil && err == nil { // it was finished in this moment: now it is there
-		content, err = d.Reader(ctx, 0)
+		content, err = d.Reader(ctx, dragonfly.Span{To: dragonfly.UnknownLength})
 	}
 	if err != nil {
 		return err

@@ -4,9 +4,11 @@ package mirror
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"time"
 
@@ -20,24 +22,81 @@ var blobPath = regexp.MustCompile(`^/v2/` + component + `(?:/` + component + `)*
 
 const component = `[a-z0-9]+(?:[._-]+[a-z0-9]+)*`
 
-// personal are headers that make an answer one for this client, or for this
-// moment.
-var personal = []string{"Authorization", "Cookie", "Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "Upgrade"}
+// momentary are headers that make an answer one for this moment.
+var momentary = []string{"If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "Upgrade"}
 
 // blob is the digest of what r asks for, if that may come through the engine.
 // r is as the client sent it: what its Connection header takes away counts.
 func blob(r *http.Request) (d dragonfly.Digest) {
 	found := blobPath.FindStringSubmatch(r.URL.EscapedPath())
-	if r.Method != http.MethodGet || r.ContentLength != 0 || found == nil {
+	if found == nil || !fetched(r) {
 		return d
-	}
-	for _, name := range personal {
-		if _, ok := r.Header[name]; ok {
-			return d
-		}
 	}
 	d, _ = dragonfly.ParseDigest(found[1])
 	return d
+}
+
+// fetched says that r is one of those that the engine can answer.
+func fetched(r *http.Request) bool {
+	if r.Method != http.MethodGet || r.ContentLength != 0 {
+		return false
+	}
+	for _, name := range momentary {
+		if _, ok := r.Header[name]; ok {
+			return false
+		}
+	}
+	if ranges := r.Header["Range"]; len(ranges) > 0 {
+		if _, ok := parseRanges(ranges[0]); !ok || len(ranges) > 1 {
+			return false
+		}
+	}
+	return len(r.Header["If-Range"]) == 0 || len(r.Header["Range"]) > 0
+}
+
+// wanted is what of a content a request asks for.
+type wanted struct {
+	ranges []byteRange // none: all
+	spans  []dragonfly.Span
+}
+
+// lay is how the answer is made of a content of that length; no parts: the
+// request cannot be satisfied, or it is not known.
+func (w *wanted) lay(length int64) (parts []part, tail []byte) {
+	if len(w.ranges) == 0 {
+		return []part{{span: dragonfly.Span{To: length}}}, nil
+	}
+	if length < 0 {
+		return nil, nil
+	}
+	w.spans = spans(w.ranges, length)
+	for i, s := range w.spans {
+		var head []byte
+		if len(w.spans) > 1 {
+			head = partHead(i, s, length)
+		}
+		parts = append(parts, part{head, s})
+	}
+	if len(parts) > 1 {
+		tail = []byte("\r\n--" + boundary + "--\r\n")
+	}
+	return parts, tail
+}
+
+// boundary is between the parts of an answer. Whoever could put it into a
+// content could only confuse a reader that ignores the lengths in the heads.
+const boundary = "dragonfly-3d6b6a416f9b5c5ab7e9"
+
+func partHead(i int, s dragonfly.Span, length int64) []byte {
+	begin := "\r\n"
+	if i == 0 {
+		begin = ""
+	}
+	return fmt.Appendf(nil, "%s--%s\r\nContent-Type: application/octet-stream\r\nContent-Range: %s\r\n\r\n", begin, boundary, contentRange(s, length))
+}
+
+func contentRange(s dragonfly.Span, length int64) string {
+	return fmt.Sprintf("bytes %d-%d/%d", s.From, s.To-1, length)
 }
 
 // patience is how long the engine may be silent before the registry is asked
@@ -46,12 +105,29 @@ const patience = time.Second
 
 // blob answers with what the engine brings, or with what the registry says.
 func (m *Mirror) blob(to route, out *http.Request) (*http.Response, error) {
-	job := peer.Job{Pattern: peer.PatternP2P, Request: dragonfly.Request{URL: out.URL.String()}}
+	job := peer.Job{Pattern: peer.PatternP2P, Guarded: true, Request: dragonfly.Request{URL: out.URL.String(), Header: m.secrets(to, out)}}
 	if to.remote {
 		job.Request.Insecure, job.Request.RootCAs = m.o.Insecure, m.o.RootCAs
 	}
 	if m.o.Job != nil {
 		m.o.Job(&job)
+	}
+	var want wanted
+	if value := out.Header.Get("Range"); value != "" {
+		want.ranges, _ = parseRanges(value)
+		if tag := out.Header.Get("If-Range"); tag != "" && tag != etag(to.blob) {
+			return m.direct(to, out) // it may be another name of the same bytes
+		}
+		length := int64(dragonfly.UnknownLength)
+		if slices.ContainsFunc(want.ranges, func(r byteRange) bool { return r.suffix > 0 }) {
+			var err error
+			if length, err = m.length(to, out); err != nil || length < 0 {
+				return m.direct(to, out)
+			}
+		}
+		if job.Want = spans(want.ranges, length); len(job.Want) == 0 {
+			return m.direct(to, out)
+		}
 	}
 	log := m.o.Log.With("task", job.Request.TaskID(), "url", source.Redact(job.Request.URL))
 	client := out.Context()
@@ -63,14 +139,18 @@ func (m *Mirror) blob(to route, out *http.Request) (*http.Response, error) {
 		log.Info("a blob goes straight to its registry", "why", err)
 		return m.direct(to, out)
 	}
-	s := &stream{m: m, ctx: ctx, cancel: cancel, d: d, want: to.blob, hash: to.blob.NewHash(), length: dragonfly.UnknownLength}
+	s := &stream{m: m, ctx: ctx, cancel: cancel, d: d, name: source.Redact(job.Request.URL), length: dragonfly.UnknownLength}
 	s.unhook = context.AfterFunc(client, cancel)
-	s.resume = func(from, length int64) (io.ReadCloser, error) {
-		log.Info("a blob goes on from its registry", "at", from)
-		return m.rest(to, out, from, length)
+	s.resume = func(span dragonfly.Span, length int64) (io.ReadCloser, error) {
+		log.Info("a blob goes on from its registry", "at", span.From)
+		return m.rest(to, out, span, length)
+	}
+	first := dragonfly.Span{To: dragonfly.UnknownLength}
+	if len(job.Want) > 0 {
+		first = job.Want[0]
 	}
 	begun := make(chan error, 1)
-	m.wg.Go(func() { begun <- s.begin() })
+	m.wg.Go(func() { begun <- s.begin(first, want.lay) })
 
 	type answer struct {
 		resp *http.Response
@@ -109,7 +189,7 @@ func (m *Mirror) blob(to route, out *http.Request) (*http.Response, error) {
 		case err := <-begun:
 			if err == nil {
 				forget()
-				return s.response(job, out), nil
+				return s.response(to, job, &want, out), nil
 			}
 			s.drop()
 			if client.Err() == nil {
@@ -158,25 +238,83 @@ func (b leaving) Close() error {
 	return b.ReadCloser.Close()
 }
 
+// secrets are the headers by which a source decides who may read.
+func (m *Mirror) secrets(_ route, out *http.Request) (h dragonfly.Header) {
+	for _, name := range []string{"Authorization", "Cookie"} {
+		if values := out.Header[name]; len(values) > 0 {
+			if h == nil {
+				h = dragonfly.Header{}
+			}
+			h[name] = values
+		}
+	}
+	return h
+}
+
+// length asks the registry how long a content is: a suffix cannot be found
+// without.
+func (m *Mirror) length(to route, out *http.Request) (int64, error) {
+	r := out.Clone(out.Context())
+	r.Method = http.MethodHead
+	r.RequestURI = ""
+	r.Header.Del("Range")
+	r.Header.Del("If-Range")
+	r.Header.Set("Accept-Encoding", "identity")
+	resp, err := (&http.Client{Transport: m.transport(to)}).Do(r)
+	if err != nil {
+		return 0, err
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return 0, fmt.Errorf("it answers %d", resp.StatusCode)
+	}
+	return resp.ContentLength, nil
+}
+
+// etag is the validator of a blob; empty: there is none.
+func etag(d dragonfly.Digest) string {
+	if d.IsZero() {
+		return ""
+	}
+	return `"` + d.String() + `"`
+}
+
 // response is the answer to a client that gets s.
-func (s *stream) response(job peer.Job, out *http.Request) *http.Response {
+func (s *stream) response(to route, job peer.Job, want *wanted, out *http.Request) *http.Response {
 	via := "swarm"
 	if p := s.d.Progress(); p.Reason != peer.ReasonNone && p.FromSource > 0 {
 		via = "source"
 	}
 	h := http.Header{
-		"Content-Type":          {"application/octet-stream"},
-		"Docker-Content-Digest": {s.want.String()},
-		"Etag":                  {`"` + s.want.String() + `"`},
-		"Accept-Ranges":         {"bytes"},
-		taskHeader:              {job.Request.TaskID().String()},
-		viaHeader:               {via},
+		"Content-Type":  {"application/octet-stream"},
+		"Accept-Ranges": {"bytes"},
+		taskHeader:      {job.Request.TaskID().String()},
+		viaHeader:       {via},
 	}
-	if s.length >= 0 {
-		h.Set("Content-Length", strconv.FormatInt(s.length, 10))
+	if tag := etag(to.blob); tag != "" {
+		h["Etag"], h["Docker-Content-Digest"] = []string{tag}, []string{to.blob.String()}
 	}
-	return &http.Response{
-		StatusCode: http.StatusOK, Status: "200 OK", Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	resp := &http.Response{
+		StatusCode: http.StatusOK, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: h, ContentLength: s.length, Body: s, Request: out,
 	}
+	if len(want.spans) > 0 {
+		resp.StatusCode, resp.ContentLength = http.StatusPartialContent, int64(len(s.tail))
+		for i, span := range want.spans {
+			resp.ContentLength += span.Len()
+			if len(want.spans) > 1 {
+				resp.ContentLength += int64(len(partHead(i, span, s.length)))
+			}
+		}
+		if len(want.spans) == 1 {
+			h.Set("Content-Range", contentRange(want.spans[0], s.length))
+		} else {
+			h.Set("Content-Type", "multipart/byteranges; boundary="+boundary)
+		}
+	}
+	resp.Status = fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
+	if resp.ContentLength >= 0 {
+		h.Set("Content-Length", strconv.FormatInt(resp.ContentLength, 10))
+	}
+	return resp
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"io"
 
+	"dragonfly"
 	"dragonfly/peer"
 )
 
@@ -23,7 +24,7 @@ type Download interface {
 	Progress() peer.Progress
 	// Reader gives the verified bytes in order and as they come, and io.EOF
 	// only when the job has succeeded. One goroutine reads.
-	Reader(ctx context.Context, from int64) (io.Reader, error)
+	Reader(ctx context.Context, span dragonfly.Span) (io.Reader, error)
 	// Wait returns the job's outcome, or ctx's if that ends before.
 	Wait(ctx context.Context) error
 	// Close ends the job and returns after its end. Readers fail then.

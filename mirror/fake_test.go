@@ -51,13 +51,14 @@ func (e *fakeEngine) Start(ctx context.Context, job peer.Job) (mirror.Download, 
 	}
 	e.open++
 	e.opened++
-	d := &fakeDownload{e: e}
+	d := &fakeDownload{e: e, job: job}
 	d.ctx, d.cancel = context.WithCancel(ctx)
 	return d, nil
 }
 
 type fakeDownload struct {
 	e      *fakeEngine
+	job    peer.Job
 	ctx    context.Context
 	cancel context.CancelFunc
 	once   sync.Once
@@ -70,7 +71,7 @@ func (d *fakeDownload) Progress() peer.Progress {
 	return peer.Progress{Length: int64(len(d.e.content))}
 }
 
-func (d *fakeDownload) Reader(ctx context.Context, from int64) (io.Reader, error) {
+func (d *fakeDownload) Reader(ctx context.Context, span dragonfly.Span) (io.Reader, error) {
 	if d.e.gate != nil && d.e.gateAt == 0 {
 		select {
 		case <-d.e.gate:
@@ -80,7 +81,11 @@ func (d *fakeDownload) Reader(ctx context.Context, from int64) (io.Reader, error
 			return nil, d.ctx.Err()
 		}
 	}
-	return &fakeReader{d: d, ctx: ctx, off: int(from)}, d.e.fail
+	r := &fakeReader{d: d, ctx: ctx, off: int(span.From), to: len(d.e.content)}
+	if span.To >= 0 {
+		r.to = min(r.to, int(span.To))
+	}
+	return r, d.e.fail
 }
 
 func (d *fakeDownload) Wait(context.Context) error { return d.e.lost }
@@ -99,13 +104,14 @@ type fakeReader struct {
 	d   *fakeDownload
 	ctx context.Context
 	off int
+	to  int
 }
 
 func (r *fakeReader) Read(p []byte) (int, error) {
 	e := r.d.e
-	end := len(e.content)
+	end := r.to
 	if e.lostAt > 0 {
-		end = e.lostAt
+		end = min(end, e.lostAt)
 	}
 	if e.gateAt > r.off {
 		end = e.gateAt
@@ -119,8 +125,12 @@ func (r *fakeReader) Read(p []byte) (int, error) {
 	switch {
 	case r.d.ctx.Err() != nil:
 		return 0, r.d.ctx.Err()
+	case r.off > end, r.off == r.to && len(r.d.job.Want) > 0:
+		return 0, io.EOF
 	case r.off == end && e.lostAt > 0:
 		return 0, e.lost
+	case r.off == end && !strings.Contains(r.d.job.Request.URL, digest(e.content)) && len(r.d.job.Want) == 0:
+		return 0, &dragonfly.Error{Kind: dragonfly.DigestMismatch, Message: "not what the URL says"}
 	case r.off == end:
 		return 0, io.EOF
 	}

@@ -29,24 +29,18 @@ func TestPassThrough(t *testing.T) {
 		method, path, body string
 		header             []string
 	}{
-		"ping":                {"GET", "/v2/", "", nil},
-		"manifest":            {"GET", "/v2/library/app/manifests/latest", "", []string{"Accept: application/vnd.oci.image.manifest.v1+json"}},
-		"manifest's head":     {"HEAD", "/v2/library/app/manifests/latest", "", nil},
-		"blob's head":         {"HEAD", blobPath, "", nil},
-		"range":               {"GET", blobPath, "", []string{"Range: bytes=10-19"}},
-		"suffix":              {"GET", blobPath, "", []string{"Range: bytes=-5"}},
-		"bad range":           {"GET", blobPath, "", []string{"Range: bytes=9000-"}},
-		"condition":           {"GET", blobPath, "", []string{`If-None-Match: "` + digest(blob) + `"`}},
-		"credentials":         {"GET", blobPath, "", []string{"Authorization: Bearer " + secret}},
-		"dropped credentials": {"GET", blobPath, "", []string{"Authorization: Bearer " + secret, "Connection: Authorization"}},
-		"cookie":              {"GET", blobPath, "", []string{"Cookie: s=" + secret}},
-		"signed":              {"GET", blobPath + "?token=" + secret, "", nil},
-		"upload":              {"POST", "/v2/library/app/blobs/uploads/", "", nil},
-		"upload's end":        {"PUT", "/v2/library/app/blobs/uploads/1?state=" + secret, "layer", nil},
-		"unclean":             {"GET", "/v2/library/../app/blobs/" + digest(blob), "", nil},
-		"upper case":          {"GET", "/v2/library/app/blobs/sha256:" + strings.ToUpper(digest(blob)[7:]), "", nil},
-		"escaped":             {"GET", "/v2/library/app/blobs/" + strings.Replace(digest(blob), ":", "%3A", 1), "", nil},
-		"elsewhere":           {"GET", "/tokens?service=x", "", nil},
+		"ping":            {"GET", "/v2/", "", nil},
+		"manifest":        {"GET", "/v2/library/app/manifests/latest", "", []string{"Accept: application/vnd.oci.image.manifest.v1+json"}},
+		"manifest's head": {"HEAD", "/v2/library/app/manifests/latest", "", nil},
+		"blob's head":     {"HEAD", blobPath, "", nil},
+		"condition":       {"GET", blobPath, "", []string{`If-None-Match: "` + digest(blob) + `"`}},
+		"signed":          {"GET", blobPath + "?token=" + secret, "", nil},
+		"upload":          {"POST", "/v2/library/app/blobs/uploads/", "", nil},
+		"upload's end":    {"PUT", "/v2/library/app/blobs/uploads/1?state=" + secret, "layer", nil},
+		"unclean":         {"GET", "/v2/library/../app/blobs/" + digest(blob), "", nil},
+		"upper case":      {"GET", "/v2/library/app/blobs/sha256:" + strings.ToUpper(digest(blob)[7:]), "", nil},
+		"escaped":         {"GET", "/v2/library/app/blobs/" + strings.Replace(digest(blob), ":", "%3A", 1), "", nil},
+		"elsewhere":       {"GET", "/tokens?service=x", "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			engine := &fakeEngine{content: blob}
@@ -259,6 +253,8 @@ func TestLoopbackIsPrivate(t *testing.T) {
 		}
 	}
 }
+
+func init() { net.DefaultResolver.PreferGo = true } // it finds localhost. in the hosts file
 
 // TestTrust: the certificate of the mirror's registry is checked with the roots
 // of the options, or not at all if they say so; these say nothing about other

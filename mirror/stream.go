@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"net/http"
 	"strconv"
@@ -16,112 +15,188 @@ import (
 	"dragonfly/source"
 )
 
-// stream is the body of a blob that the engine brings: begin, then Read by one
-// goroutine. It ends with io.EOF only after the digest was found right, and no
-// error of the engine is the client's while the registry can go on.
+// part is a run of bytes of the content, with what comes before it in an answer
+// of several parts.
+type part struct {
+	head []byte
+	span dragonfly.Span // To is dragonfly.UnknownLength while the length is
+}
+
+// stream is the body of a content that the engine brings: begin, then Read by
+// one goroutine. It ends with io.EOF only after all of it was found right, and
+// no error of the engine is the client's while the registry can go on.
 type stream struct {
 	m      *Mirror
 	ctx    context.Context // of the job and of reading it
 	cancel context.CancelFunc
 	unhook func() bool // the end of the client's request ends the job no more
 	d      Download
-	want   dragonfly.Digest
-	resume func(from, length int64) (io.ReadCloser, error)
+	name   string // of the content, for errors
+	resume func(span dragonfly.Span, length int64) (io.ReadCloser, error)
 
-	from   io.Reader // the engine's
+	length int64 // of the whole content
+	parts  []part
+	at     int       // of the present part
+	from   io.Reader // of the present part; nil: not open yet
+	off    int64     // in the content
 	rest   io.ReadCloser
-	hash   hash.Hash
-	off    int64
-	length int64 // as the answer says it; UnknownLength: it does not
-	head   []byte
-	end    error // what Read gives after head
+	lost   bool   // the registry goes on
+	head   []byte // to be given before what is read
+	tail   []byte // after the last part
+	end    error  // what Read gives after head
 }
 
-// begin reads the first bytes, or finds that there are none. An error means
-// that nothing can be had from the engine.
-func (s *stream) begin() (err error) {
-	if s.from, err = s.d.Reader(s.ctx, 0); err != nil {
+// errRange says that a range lies behind the end of the content, or that this
+// is not known: the registry has the answer.
+var errRange = errors.New("the ranges do not fit the content")
+
+// begin reads the first bytes, or finds that there are none; lay says how the
+// answer is made up of a content of that length. An error means that nothing
+// can be had from the engine.
+func (s *stream) begin(want dragonfly.Span, lay func(length int64) (parts []part, tail []byte)) (err error) {
+	if s.from, err = s.d.Reader(s.ctx, want); err != nil {
 		return err
 	}
-	buf := make([]byte, bufferLen)
-	n, err := s.from.Read(buf)
-	for n == 0 && err == nil {
-		n, err = s.from.Read(buf)
+	s.off, s.length = want.From, s.d.Progress().Length
+	if s.length >= 0 {
+		if s.parts, s.tail = lay(s.length); len(s.parts) == 0 {
+			return errRange
+		}
+		s.off = s.parts[0].span.From
+		if s.from, err = s.d.Reader(s.ctx, s.parts[0].span); err != nil {
+			return err
+		}
 	}
+	// Else the length may be known with the first byte, or at the end.
+	buf := make([]byte, bufferLen)
+	n, err := readSome(s.from, buf)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	if length := s.d.Progress().Length; length >= 0 {
-		s.length = length
+	if len(s.parts) == 0 {
+		s.length = s.d.Progress().Length
+		if errors.Is(err, io.EOF) && s.length < 0 {
+			s.length = int64(n)
+		}
+		if s.parts, s.tail = lay(s.length); len(s.parts) == 0 {
+			return errRange
+		}
 	}
-	// Nothing was given yet: what is wrong here is no loss.
-	if n, s.end = s.take(buf[:n], err); s.end != nil && !errors.Is(s.end, io.EOF) {
-		return s.end
+	if to := s.parts[0].span.To; to >= 0 && int64(n) > to-s.off {
+		return fmt.Errorf("%s is longer than its %d bytes", s.name, s.length)
 	}
-	s.head = buf[:n]
-	if s.end != nil {
-		s.length = s.off // that is all, whether its length was told or not
+	if n, err = s.take(n, err); err != nil {
+		return err // nothing was given yet: it is no loss
 	}
+	s.head = append(s.parts[0].head, buf[:n]...)
+	s.parts[0].head = nil
 	return nil
 }
 
-func (s *stream) Read(p []byte) (int, error) {
-	if len(s.head) > 0 {
-		n := copy(p, s.head)
-		if s.head = s.head[n:]; len(s.head) == 0 {
-			s.head = nil // no buffer for as long as the stream lasts
-		}
-		return n, nil
+// readSome reads at least a byte, or fails.
+func readSome(r io.Reader, p []byte) (n int, err error) {
+	for n == 0 && err == nil {
+		n, err = r.Read(p)
 	}
-	if s.end != nil || len(p) == 0 {
-		return 0, s.end
-	}
-	from := s.from
-	if s.rest != nil {
-		from = s.rest
-	}
-	if left := s.length - s.off; s.length >= 0 && int64(len(p)) > left {
-		p = p[:left] // never nothing: the end was found when the last byte came
-	}
-	n, err := from.Read(p)
-	n, s.end = s.take(p[:n], err)
-	if lost := s.end; lost != nil && !errors.Is(lost, io.EOF) && s.rest == nil && s.ctx.Err() == nil &&
-		dragonfly.KindOf(lost) != dragonfly.DigestMismatch {
-		if s.rest, s.end = s.resume(s.off, s.length); s.end != nil {
-			s.end = fmt.Errorf("the blob %s is broken off at byte %d: the engine lost it: %w; and its registry does not go on: %w", s.want, s.off, lost, bare(s.end))
-		}
-	}
-	if n > 0 {
-		return n, nil
-	}
-	return 0, s.end
+	return n, err
 }
 
-// take counts and hashes bytes that were read with err. It gives how many of
-// them the client may have, and io.EOF where the content ends rightly.
-func (s *stream) take(p []byte, err error) (int, error) {
-	s.hash.Write(p)
-	s.off += int64(len(p))
-	switch {
-	case s.length >= 0 && s.off > s.length:
-		return 0, s.wrong(fmt.Sprintf("is longer than its %d bytes", s.length))
-	case s.off == s.length, s.length < 0 && errors.Is(err, io.EOF):
-		got, err := dragonfly.NewDigest(s.want.Algorithm(), s.hash.Sum(nil))
-		if err != nil {
+func (s *stream) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	for {
+		if len(s.head) > 0 {
+			n := copy(p, s.head)
+			if s.head = s.head[n:]; len(s.head) == 0 {
+				s.head = nil // no buffer for as long as the stream lasts
+			}
+			return n, nil
+		}
+		if s.end != nil {
+			return 0, s.end
+		}
+		n, err := s.next(p)
+		if s.end = err; n > 0 {
+			return n, nil
+		}
+	}
+}
+
+// next reads into p or puts something into head; io.EOF says that all is over.
+func (s *stream) next(p []byte) (n int, err error) {
+	if s.at == len(s.parts) {
+		s.head, s.tail = s.tail, nil
+		if s.head == nil {
+			return 0, io.EOF
+		}
+		return 0, nil
+	}
+	now := &s.parts[s.at]
+	if len(now.head) > 0 {
+		s.head, now.head = now.head, nil
+		return 0, nil
+	}
+	if s.from == nil {
+		s.off = now.span.From
+		if err := s.open(now.span); err != nil {
 			return 0, err
 		}
-		if got != s.want {
-			return 0, s.wrong("has " + got.String())
-		}
-		return len(p), io.EOF
-	case errors.Is(err, io.EOF):
-		err = io.ErrUnexpectedEOF
 	}
-	return len(p), err
+	if left := now.span.To - s.off; now.span.To >= 0 && int64(len(p)) > left {
+		p = p[:left] // never nothing: the end was found when the last byte came
+	}
+	n, err = s.from.Read(p)
+	n, err = s.take(n, err)
+	if err != nil && !s.lost && s.ctx.Err() == nil && dragonfly.KindOf(err) != dragonfly.DigestMismatch {
+		s.lost, s.from = true, nil
+		if oerr := s.open(dragonfly.Span{From: s.off, To: now.span.To}); oerr != nil {
+			return n, fmt.Errorf("%s is broken off at byte %d: the engine lost it: %w; and its registry does not go on: %w", s.name, s.off, err, bare(oerr))
+		}
+		err = nil
+	}
+	return n, err
 }
 
-func (s *stream) wrong(what string) error {
-	return &dragonfly.Error{Kind: dragonfly.DigestMismatch, Message: "the blob " + s.want.String() + " " + what + ": the registry's content is not what its name says"}
+// open begins to read a span, from the engine or from the registry.
+func (s *stream) open(span dragonfly.Span) (err error) {
+	if !s.lost {
+		s.from, err = s.d.Reader(s.ctx, span)
+		return err
+	}
+	if s.rest != nil {
+		s.rest.Close()
+	}
+	if s.rest, err = s.resume(span, s.length); err == nil {
+		s.from = s.rest
+	}
+	return err
+}
+
+// take counts n bytes that were read with err and says how many of them may be
+// given. The last bytes of a part may be given when all of it was found right.
+func (s *stream) take(n int, err error) (int, error) {
+	to := s.parts[s.at].span.To
+	if to >= 0 && s.off+int64(n) == to {
+		if err == nil {
+			_, err = readSome(s.from, make([]byte, 1))
+		}
+		if !errors.Is(err, io.EOF) {
+			if err == nil {
+				err = fmt.Errorf("%s is longer than its %d bytes", s.name, s.length)
+			}
+			return 0, err
+		}
+	}
+	s.off += int64(n)
+	switch {
+	case !errors.Is(err, io.EOF):
+		return n, err
+	case to >= 0 && s.off < to:
+		return n, io.ErrUnexpectedEOF
+	}
+	s.at, s.from = s.at+1, nil
+	return n, nil
 }
 
 // drop ends the job of a stream that nobody gets; begin may be at work.
@@ -134,7 +209,7 @@ func (s *stream) drop() {
 // Close ends the job, unless the content was given to its end: then the engine
 // may finish what it has to do with it.
 func (s *stream) Close() error {
-	finished := s.unhook() && errors.Is(s.end, io.EOF) && s.rest == nil
+	finished := s.unhook() && errors.Is(s.end, io.EOF) && !s.lost
 	if s.rest != nil {
 		s.rest.Close()
 	}
@@ -149,12 +224,17 @@ func (s *stream) Close() error {
 	return nil
 }
 
-// rest opens a blob at its registry at the offset from. Redirects are
-// followed: the client has its header already.
-func (m *Mirror) rest(to route, out *http.Request, from, length int64) (io.ReadCloser, error) {
+// rest opens a span of a content at its registry. Redirects are followed: the
+// client has its header already.
+func (m *Mirror) rest(to route, out *http.Request, span dragonfly.Span, length int64) (io.ReadCloser, error) {
 	r := out.Clone(out.Context())
 	r.RequestURI = "" // only servers know it
-	r.Header.Set("Range", "bytes="+strconv.FormatInt(from, 10)+"-")
+	last := ""
+	if span.To >= 0 {
+		last = strconv.FormatInt(span.To-1, 10)
+	}
+	r.Header.Set("Range", "bytes="+strconv.FormatInt(span.From, 10)+"-"+last)
+	r.Header.Del("If-Range")
 	r.Header.Set("Accept-Encoding", "identity")
 	resp, err := (&http.Client{Transport: m.transport(to)}).Do(r)
 	if err != nil {
@@ -168,9 +248,9 @@ func (m *Mirror) rest(to route, out *http.Request, from, length int64) (io.ReadC
 			err = fmt.Errorf("it has %d bytes and not %d", resp.ContentLength, length)
 			break
 		}
-		_, err = io.CopyN(io.Discard, resp.Body, from)
+		_, err = io.CopyN(io.Discard, resp.Body, span.From)
 	case resp.StatusCode == http.StatusPartialContent:
-		err = continues(resp.Header.Get("Content-Range"), from, length)
+		err = continues(resp.Header.Get("Content-Range"), span.From, length)
 	default:
 		err = fmt.Errorf("it answers %d at %s", resp.StatusCode, source.Redact(resp.Request.URL.String()))
 	}
@@ -178,7 +258,16 @@ func (m *Mirror) rest(to route, out *http.Request, from, length int64) (io.ReadC
 		resp.Body.Close()
 		return nil, err
 	}
-	return resp.Body, nil
+	if span.To < 0 {
+		return resp.Body, nil
+	}
+	return limited{io.LimitReader(resp.Body, span.Len()), resp.Body}, nil
+}
+
+// limited is the start of a body.
+type limited struct {
+	io.Reader
+	io.Closer
 }
 
 // continues checks that a Content-Range goes on at from, to the end of a

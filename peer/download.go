@@ -36,9 +36,14 @@ const (
 
 // Job is one wish for a content.
 type Job struct {
-	ID       dragonfly.JobID
-	Request  dragonfly.Request
-	Pattern  string             // PatternP2P and so on
+	ID      dragonfly.JobID
+	Request dragonfly.Request
+	Pattern string // PatternP2P and so on
+	// Want are the spans of the content that are wanted, with To
+	// dragonfly.UnknownLength for its end; none: all of it. Only the pieces
+	// that they touch are fetched. A job with Want has no File and checks no
+	// digest.
+	Want     []dragonfly.Span
 	NoSource bool               // never download from the source by this host
 	Nodes    []dragonfly.Member // supernodes as configured; none: from the source
 	Guess    bool               // nobody configured Nodes: they are not waited for
@@ -101,6 +106,7 @@ const maxSlots = 4
 type Download struct {
 	job   Job
 	t     *task
+	base  [3]int64      // of task.bytes when the job began
 	done  chan struct{} // closed when the job has ended
 	may   chan struct{} // closed when readers may be given something
 	allow func()        // closes may
@@ -110,8 +116,9 @@ type Download struct {
 	err    error
 	reason int
 	node   string
-	h      *holding // of the finished content
-	file   *os.File // of it
+	got    *[3]int64 // by the end of the job, as task.bytes; nil: it has not ended
+	h      *holding  // of the finished content
+	file   *os.File  // of it
 }
 
 // Start begins a job and returns at once. Jobs for the same task share one
@@ -140,10 +147,10 @@ func (e *Engine) Start(ctx context.Context, job Job) (*Download, error) {
 	if first {
 		t.job = job.ID
 		t.req, t.serves = job.Request, job.Pattern == PatternP2P
-		for i := range t.bytes {
-			t.bytes[i].Store(0)
-		}
 		t.limited.Store(false)
+	}
+	for i := range t.bytes {
+		d.base[i] = t.bytes[i].Load()
 	}
 	t.relimit()
 	t.mu.Unlock()
@@ -194,7 +201,20 @@ func (d *Download) left() {
 			n.report(dragonfly.Event{Kind: dragonfly.EventStopped, Task: t.id, Version: h.version, Job: job})
 		}
 	}
+	got := d.received()
+	d.mu.Lock()
+	d.got = &got
+	d.mu.Unlock()
 	close(d.done)
+}
+
+// received is what the task got since the job began, from source, seed and
+// peers.
+func (d *Download) received() (got [3]int64) {
+	for i := range got {
+		got[i] = d.t.bytes[i].Load() - d.base[i]
+	}
+	return got
 }
 
 // end records the outcome; the first one counts.
@@ -253,11 +273,14 @@ func (d *Download) attempt(ctx context.Context) (*holding, *os.File, error) {
 // complete no more: another version began, or the disk had lost a piece.
 func (d *Download) finish(ctx context.Context) (*holding, *os.File, error) {
 	h := d.t.holding()
-	if h == nil || !h.complete() {
+	if h == nil || !h.has(d.job.Want) {
 		return nil, nil, nil
 	}
 	if err := d.t.told(ctx); err != nil {
 		return nil, nil, err
+	}
+	if len(d.job.Want) > 0 {
+		return h, nil, nil
 	}
 	file, err := h.content.OpenFile()
 	if err != nil {
@@ -289,10 +312,10 @@ func (d *Download) finish(ctx context.Context) (*holding, *os.File, error) {
 // vouched waits for the supernode's word that its seed found the digest which
 // the URL names: every piece was verified against the seed's manifest, and one
 // SHA-256 for all hosts is enough. It says false where the digest must be found
-// here: the job itself asks for it, or bytes came past the swarm, or the word
-// does not come.
+// here: it costs nothing, the job itself asks for it, bytes came past the swarm,
+// or the word does not come.
 func (d *Download) vouched(ctx context.Context, h *holding, want dragonfly.Digest) bool {
-	if !d.job.Request.Digest.IsZero() || h.sourced() || d.t.bytes[0].Load() > 0 {
+	if h.Layout().Length <= dragonfly.InlineMax || !d.job.Request.Digest.IsZero() || h.sourced() || d.t.bytes[0].Load() > 0 {
 		return false
 	}
 	late := time.NewTimer(time.Second + time.Duration(h.Layout().Length/slowestHash)*time.Second)
@@ -587,7 +610,7 @@ func (d *Download) await(ctx context.Context, n *node) error {
 		h, at, granted := t.h, t.node, t.granted
 		t.mu.Unlock()
 		switch {
-		case h != nil && h.complete():
+		case h != nil && h.has(d.job.Want):
 			return nil
 		case at != n:
 			return errNodeLost
@@ -628,7 +651,7 @@ func (d *Download) fallback(ctx context.Context, reason int, why error) error {
 	d.t.mu.Lock()
 	d.t.req = d.job.Request
 	d.t.mu.Unlock()
-	return d.t.direct(ctx)
+	return d.t.direct(ctx, d.job.Want)
 }
 
 // registration is what this host says about the task to a supernode, with the
@@ -637,10 +660,16 @@ func (t *task) registration(req dragonfly.Request) dragonfly.Registration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r := dragonfly.Registration{Job: t.job, Request: req, Serve: t.serves, Holding: len(t.downloads) == 0, Inline: true}
+	all := false
 	for d := range t.downloads {
 		if q := d.job.Queue; q < maxSlots {
 			r.Slots = q // fewer than the supernode would give
 		}
+		all = all || len(d.job.Want) == 0
+		r.Want = append(r.Want, d.job.Want...)
+	}
+	if all {
+		r.Want = nil
 	}
 	if t.h != nil {
 		r.Version, r.Layout, r.Held = t.h.version, t.h.Layout(), t.h.content.Held()
@@ -666,18 +695,30 @@ func (t *task) atWork() int {
 func (t *task) starving() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.downloads) > 0 && len(t.flows) == 0 && (t.h == nil || !t.h.complete())
+	if len(t.flows) > 0 {
+		return false
+	}
+	for d := range t.downloads {
+		if t.h == nil || !t.h.has(d.job.Want) {
+			return true
+		}
+	}
+	return false
 }
 
 // Progress is the job's present state.
 func (d *Download) Progress() Progress {
 	t := d.t
-	p := Progress{Task: t.id, Length: dragonfly.UnknownLength,
-		FromSource: t.bytes[0].Load(), FromSeed: t.bytes[1].Load(), FromPeers: t.bytes[2].Load(), Limited: t.limited.Load()}
+	p := Progress{Task: t.id, Length: dragonfly.UnknownLength, Limited: t.limited.Load()}
+	got := d.received()
 	d.mu.Lock()
 	h := d.h
 	p.Reason, p.Node = d.reason, d.node
+	if d.got != nil {
+		got = *d.got
+	}
 	d.mu.Unlock()
+	p.FromSource, p.FromSeed, p.FromPeers = got[0], got[1], got[2]
 	if h == nil {
 		h = t.holding()
 	}
@@ -737,10 +778,12 @@ func (d *Download) File() (*os.File, error) {
 	return os.Open(fmt.Sprintf("/dev/fd/%d", d.file.Fd())) // its name may be away or another's
 }
 
-// Reader gives the bytes from the content offset from on, in order and as they
-// come: what comes straight from source or seed before its piece is verified.
-// It waits for the task's version to be known, and for a guarded job's leave.
-func (d *Download) Reader(ctx context.Context, from int64) (io.Reader, error) {
+// Reader gives the bytes of a span of the content, with To
+// dragonfly.UnknownLength for its end, in order and as they come: what comes
+// straight from source or seed before its piece is verified. io.EOF says that
+// all of it was right. It waits for the task's version to be known, and for a
+// guarded job's leave.
+func (d *Download) Reader(ctx context.Context, span dragonfly.Span) (io.Reader, error) {
 	select {
 	case <-d.may:
 	case <-d.done:
@@ -753,7 +796,7 @@ func (d *Download) Reader(ctx context.Context, from int64) (io.Reader, error) {
 	for {
 		changed := d.t.change()
 		if h := d.t.holding(); h != nil {
-			return &reader{ctx: ctx, h: h, d: d, off: from, end: from}, nil
+			return &reader{ctx: ctx, h: h, d: d, off: span.From, end: span.From, to: span.To}, nil
 		}
 		select {
 		case <-changed:

@@ -170,11 +170,19 @@ func (h *holding) complete() bool {
 	return layout.Known() && h.content.Held().Count() == layout.Pieces()
 }
 
-// missing yields the pieces that are not held, ascending; with an unknown
-// length it ends after the first piece beyond the held ones.
-func (h *holding) missing() []dragonfly.PieceNum {
+// has says that every piece that the spans touch is held; no span: all.
+func (h *holding) has(want []dragonfly.Span) bool {
+	if len(want) == 0 || !h.Layout().Known() {
+		return h.complete()
+	}
+	return len(h.missing(want)) == 0
+}
+
+// missing are the pieces that the spans touch (none: all) and that are not
+// held, ascending; with an unknown length the first of those behind the held
+// ones.
+func (h *holding) missing(want []dragonfly.Span) (out []dragonfly.PieceNum) {
 	layout, held := h.Layout(), h.content.Held()
-	var out []dragonfly.PieceNum
 	if !layout.Known() {
 		for n := dragonfly.PieceNum(0); ; n++ {
 			if !held.Has(n) {
@@ -183,11 +191,27 @@ func (h *holding) missing() []dragonfly.PieceNum {
 		}
 	}
 	for n := range dragonfly.PieceNum(layout.Pieces()) {
-		if !held.Has(n) {
+		if !held.Has(n) && layout.Touched(n, want) {
 			out = append(out, n)
 		}
 	}
 	return out
+}
+
+// runEnd is where the run of missing pieces from n on ends of which the spans
+// touch each; 0 if they touch all, or if it ends with the content.
+func (h *holding) runEnd(n dragonfly.PieceNum, want []dragonfly.Span) (end int64) {
+	layout := h.Layout()
+	if len(want) == 0 || !layout.Known() {
+		return 0
+	}
+	for ; int(n) < layout.Pieces(); n++ {
+		if !layout.Touched(n, want) || h.content.Has(n) {
+			return end
+		}
+		_, end = layout.Extent(n)
+	}
+	return 0
 }
 
 // sure verifies a held piece whose record is doubtful, since the machine crashed
@@ -538,11 +562,18 @@ next:
 // verified waits until bytes from off on are final and says how far they go.
 // It waits no longer than over is open, nil for ever, and then says that they
 // end at off. With given, bytes are given before they are verified, and the end
-// of the content is told when all of them were.
-func (h *holding) verified(ctx context.Context, off int64, over <-chan struct{}, given *[]*promise) (end int64, err error) {
+// of the content, or to if that is not negative, is told when all of them were.
+func (h *holding) verified(ctx context.Context, off, to int64, over <-chan struct{}, given *[]*promise) (end int64, err error) {
 	for {
 		h.mu.Lock()
-		end, promised, doubtful := h.final(off, given != nil)
+		var promised []promise
+		doubtful := false
+		if to > h.layout.Length && h.layout.Known() {
+			to = h.layout.Length
+		}
+		if end = off; to < 0 || off < to {
+			end, promised, doubtful = h.final(off, given != nil)
+		}
 		if doubtful {
 			n := h.layout.PieceAt(off)
 			h.mu.Unlock()
@@ -555,8 +586,13 @@ func (h *holding) verified(ctx context.Context, off int64, over <-chan struct{},
 		}
 		switch {
 		case err != nil:
-		case end > off, !open && h.layout.Known() && off >= h.layout.Length && h.content.Held().Count() == h.layout.Pieces():
+		case end > off,
+			!open && to >= 0 && off >= to,
+			!open && h.layout.Known() && off >= h.layout.Length && h.content.Held().Count() == h.layout.Pieces():
 			h.mu.Unlock()
+			if to >= 0 {
+				end = min(end, max(off, to))
+			}
 			return end, nil
 		case h.void != nil:
 			err = h.void

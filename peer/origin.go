@@ -42,6 +42,7 @@ type origin struct {
 	reading sync.Mutex // guards the request at work, below
 	body    *source.Body
 	pos     int64 // content offset of body
+	to      int64 // where body ends; 0: with the content
 	ranges  bool  // the source serves ranges, as far as known
 	asked   bool  // the source was opened before
 	// validators are what the source said last: a content that came through
@@ -53,22 +54,22 @@ func newOrigin(t *task, h *holding) *origin {
 	return &origin{t: t, h: h, req: t.request, wake: make(chan struct{}, 1), ranges: true}
 }
 
-// adopt takes over a body that was opened to learn about the content. While
-// another one is being read it is not needed.
-func (o *origin) adopt(body *source.Body) {
+// adopt takes over a body that was opened to learn about the content and ends at
+// to, 0 for with the content. While another one is being read it is not needed.
+func (o *origin) adopt(body *source.Body, to int64) {
 	if !o.reading.TryLock() {
 		body.Close()
 		return
 	}
 	defer o.reading.Unlock()
 	o.close()
-	o.take(body, body.From)
+	o.take(body, body.From, to)
 }
 
 // take makes a body that stands at the content offset off the one that is
 // read. o.reading is held.
-func (o *origin) take(body *source.Body, off int64) {
-	o.body, o.pos, o.ranges, o.asked = body, off, body.Ranges, true
+func (o *origin) take(body *source.Body, off, to int64) {
+	o.body, o.pos, o.to, o.ranges, o.asked = body, off, to, body.Ranges, true
 	o.validators = body.Info
 }
 
@@ -132,6 +133,26 @@ func (o *origin) next() (a dragonfly.Assignment, ok bool) {
 	return a, true
 }
 
+// runEnd is where the run of wanted bytes ends that an assignment begins; 0: it
+// is not known, or with the content.
+func (o *origin) runEnd(a dragonfly.Assignment) int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	layout := o.h.Layout()
+	_, end := layout.Extent(a.Piece)
+	more := a.More
+	for _, next := range o.queue {
+		if more && next.Span.From == end {
+			_, end = layout.Extent(next.Piece)
+			more = next.More
+		}
+	}
+	if more || !layout.Known() || end >= layout.Length {
+		return 0
+	}
+	return end
+}
+
 // run reads assignments until none came for a while.
 func (o *origin) run(ctx context.Context) {
 	defer o.t.e.work()()
@@ -143,7 +164,7 @@ func (o *origin) run(ctx context.Context) {
 			o.t.recall(o.h, a.Piece)
 			o.t.restart(o.h, a.Piece)
 			into, span := o.t.rest(o.h, a)
-			end, err := o.read(ctx, a.Piece, span)
+			end, err := o.read(ctx, a.Piece, span, o.runEnd(a))
 			o.t.landed(o.h, into, a, dragonfly.Span{From: span.From, To: end}, time.Since(began), o.outcome(a, end, err))
 			o.t.ended(a.ID)
 			timer.Reset(lingering)
@@ -196,9 +217,9 @@ func (o *origin) outcome(a dragonfly.Assignment, end int64, err error) error {
 var errNoPiece = &dragonfly.Error{Kind: dragonfly.Canceled, Message: "the content ended before this piece"}
 
 // read brings a span of a piece from the source, asking again where it breaks
-// off. io.EOF means that the content ended at end, and its length was not
+// off. A new request ends at to, 0 for with the content. io.EOF means that the content ended at end, and its length was not
 // known before.
-func (o *origin) read(ctx context.Context, n dragonfly.PieceNum, span dragonfly.Span) (end int64, err error) {
+func (o *origin) read(ctx context.Context, n dragonfly.PieceNum, span dragonfly.Span, to int64) (end int64, err error) {
 	o.reading.Lock()
 	defer o.reading.Unlock()
 	if l := o.h.Layout(); l.Known() && n > 0 && span.From >= l.Length {
@@ -207,7 +228,7 @@ func (o *origin) read(ctx context.Context, n dragonfly.PieceNum, span dragonfly.
 	pause := time.Second
 	for try := 1; ; try++ {
 		before := span.From
-		span.From, err = o.readOnce(ctx, n, span)
+		span.From, err = o.readOnce(ctx, n, span, to)
 		if err == nil || atEnd(err) {
 			return span.From, err
 		}
@@ -234,12 +255,16 @@ func (o *origin) read(ctx context.Context, n dragonfly.PieceNum, span dragonfly.
 	}
 }
 
-func (o *origin) readOnce(ctx context.Context, n dragonfly.PieceNum, span dragonfly.Span) (end int64, err error) {
-	if err := o.seek(ctx, span.From); err != nil {
+func (o *origin) readOnce(ctx context.Context, n dragonfly.PieceNum, span dragonfly.Span, to int64) (end int64, err error) {
+	if err := o.seek(ctx, span.From, to); err != nil {
 		return span.From, err
 	}
 	end, err = o.t.fill(ctx, o.h, n, span, o.body, dragonfly.ParentSource)
 	o.pos = end
+	if atEnd(err) && end == o.to && end > span.From { // of the request, not of the content
+		o.close()
+		return o.readOnce(ctx, n, dragonfly.Span{From: end, To: span.To}, to)
+	}
 	if atEnd(err) {
 		if o.h.Layout().Known() {
 			return end, &dragonfly.Error{Kind: dragonfly.SourceFailed, Message: "the source ended the content early", Err: io.ErrUnexpectedEOF}
@@ -254,9 +279,9 @@ func (o *origin) readOnce(ctx context.Context, n dragonfly.PieceNum, span dragon
 	return end, err
 }
 
-// seek makes o.body stand at the content offset off.
-func (o *origin) seek(ctx context.Context, off int64) error {
-	if o.body != nil && o.pos <= off && (off-o.pos <= skippable || !o.ranges) {
+// seek makes o.body stand at the content offset off; a new request ends at to.
+func (o *origin) seek(ctx context.Context, off, to int64) error {
+	if o.body != nil && o.pos <= off && (o.to == 0 || off < o.to) && (off-o.pos <= skippable || !o.ranges) {
 		skipped, err := io.CopyN(io.Discard, o.body, off-o.pos)
 		o.pos += skipped
 		if err == nil {
@@ -268,10 +293,12 @@ func (o *origin) seek(ctx context.Context, off int64) error {
 	if state.ETag == "" && state.LastModified == "" {
 		state.ETag, state.LastModified = o.validators.ETag, o.validators.LastModified
 	}
-	if (off > 0 || o.asked) && state.ETag == "" && state.LastModified == "" {
+	_, addressed := source.ContentAddressed(o.req().URL) // then its state is in its name
+	if (off > 0 || o.asked) && state.ETag == "" && state.LastModified == "" && !addressed {
 		return &dragonfly.Error{Kind: dragonfly.SourceChanged,
 			Message: "the source gives neither ETag nor Last-Modified, so its content cannot be continued; it is read anew"}
 	}
+	state.To = to
 	body, err := o.t.e.cfg.Source.Open(ctx, o.req(), off, state)
 	if err != nil {
 		return err
@@ -280,6 +307,6 @@ func (o *origin) seek(ctx context.Context, off int64) error {
 		body.Close()
 		return &dragonfly.Error{Kind: dragonfly.SourceChanged, Message: "the content at the source changed"}
 	}
-	o.take(body, off)
+	o.take(body, off, to)
 	return nil
 }

@@ -18,6 +18,7 @@ type reader struct {
 	d     *Download // whose end is the reader's, unless it succeeds; nil: only verified bytes are given
 	off   int64
 	end   int64      // final up to here
+	to    int64      // what is asked for ends here; negative: with the content
 	given []*promise // not yet verified
 }
 
@@ -39,18 +40,21 @@ func (r *reader) Read(p []byte) (int, error) {
 // the download has succeeded, its digest included.
 func (r *reader) advance() (err error) {
 	if r.d == nil {
-		if r.end, err = r.h.verified(r.ctx, r.off, nil, nil); err == nil && r.end <= r.off {
+		if r.end, err = r.h.verified(r.ctx, r.off, r.to, nil, nil); err == nil && r.end <= r.off {
 			err = io.EOF
 		}
 		return err
 	}
-	if r.end, err = r.h.verified(r.ctx, r.off, r.d.done, &r.given); err != nil || r.end > r.off {
+	if r.end, err = r.h.verified(r.ctx, r.off, r.to, r.d.done, &r.given); err != nil || r.end > r.off {
 		return err
+	}
+	if r.to >= 0 && r.off >= r.to && len(r.given) == 0 {
+		return io.EOF
 	}
 	if err := r.d.Wait(r.ctx); err != nil {
 		return err
 	}
-	if r.end, err = r.h.verified(r.ctx, r.off, nil, &r.given); err == nil && r.end <= r.off {
+	if r.end, err = r.h.verified(r.ctx, r.off, r.to, nil, &r.given); err == nil && r.end <= r.off {
 		err = io.EOF
 	}
 	return err
@@ -63,7 +67,7 @@ func check(ctx context.Context, h *holding, want dragonfly.Digest) error {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	// Only Read is offered, so that the buffer is ours.
-	if _, err := io.CopyBuffer(struct{ io.Writer }{hash}, &reader{ctx: ctx, h: h}, *buf); err != nil {
+	if _, err := io.CopyBuffer(struct{ io.Writer }{hash}, &reader{ctx: ctx, h: h, to: dragonfly.UnknownLength}, *buf); err != nil {
 		return err
 	}
 	got, err := dragonfly.NewDigest(want.Algorithm(), hash.Sum(nil))

@@ -3,18 +3,37 @@
 package peer
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"dragonfly"
 	"dragonfly/source"
 )
 
-// Known is what a peer holds of a content: all of it up to From, of a version.
-// The zero value is nothing.
+// Known is what a peer holds of a content, all of it up to From of a version,
+// and what it wants of it. The zero value is nothing, and all.
 type Known struct {
 	Version dragonfly.Version
 	From    int64
+	Want    []dragonfly.Span
+}
+
+// window is the part of the content that is asked for first, when all that is
+// known of it is what is wanted. Whole pieces are needed; how long they are is
+// known when its length is, but for most contents it is the shortest one.
+func (k Known) window() (from, to int64) {
+	if len(k.Want) == 0 {
+		return 0, 0
+	}
+	first := slices.MinFunc(k.Want, func(a, b dragonfly.Span) int { return cmp.Compare(a.From, b.From) })
+	pieceLen := dragonfly.PieceLenFor(0)
+	from = first.From - first.From%pieceLen
+	if first.To > 0 {
+		to = (first.To + pieceLen - 1) / pieceLen * pieceLen
+	}
+	return from, to
 }
 
 // Prepared is what the seed found out about a task.
@@ -84,7 +103,7 @@ func (s Seed) Prepare(ctx context.Context, r dragonfly.Request, known Known) (Pr
 		}
 	}
 	if layout := h.Layout(); layout.Known() && layout.Length <= dragonfly.InlineMax && !h.complete() {
-		if err := t.readMissing(ctx, h); err != nil {
+		if err := t.readMissing(ctx, h, nil); err != nil {
 			return Prepared{}, err
 		}
 	}

@@ -510,8 +510,9 @@ func (t *task) halt() {
 }
 
 // direct reads what is missing straight from the source, for this host alone,
-// and returns when the content is complete or ctx ends.
-func (t *task) direct(ctx context.Context) error {
+// and returns when the pieces that the spans touch, all for none, are held or
+// ctx ends.
+func (t *task) direct(ctx context.Context, want []dragonfly.Span) error {
 	done, err := t.turn(ctx)
 	if err != nil {
 		return err
@@ -519,11 +520,11 @@ func (t *task) direct(ctx context.Context) error {
 	defer done()
 	t.halt()
 	for try := 0; ; try++ {
-		h, _, err := t.open(ctx, Known{})
+		h, _, err := t.open(ctx, Known{Want: want})
 		if err != nil {
 			return err
 		}
-		err = t.readMissing(ctx, h)
+		err = t.readMissing(ctx, h, want)
 		if dragonfly.KindOf(err) != dragonfly.SourceChanged || err == nil || try == anew {
 			return err
 		}
@@ -537,10 +538,10 @@ func (t *task) direct(ctx context.Context) error {
 	}
 }
 
-func (t *task) readMissing(ctx context.Context, h *holding) error {
+func (t *task) readMissing(ctx context.Context, h *holding, want []dragonfly.Span) error {
 	o := t.source()
-	for !h.complete() {
-		for _, n := range h.missing() {
+	for !h.has(want) {
+		for _, n := range h.missing(want) {
 			t.recall(h, n)
 			t.restart(h, n)
 			began := time.Now()
@@ -548,7 +549,7 @@ func (t *task) readMissing(ctx context.Context, h *holding) error {
 			a := dragonfly.Assignment{Task: t.id, Version: h.version, Piece: n, Span: dragonfly.Span{From: from, To: to},
 				Parent: dragonfly.Parent{Kind: dragonfly.ParentSource, CID: sourceCID(t.request().URL)}}
 			into, span := t.rest(h, a)
-			end, err := o.read(ctx, n, span)
+			end, err := o.read(ctx, n, span, h.runEnd(n, want))
 			err = o.outcome(a, end, err)
 			if errors.Is(err, errNoPiece) {
 				break
@@ -598,7 +599,7 @@ func (t *task) ask(ctx context.Context, known Known) (*holding, error) {
 			if errors.Is(err, source.ErrNotModified) {
 				return t.adopt(meta.Version, meta.Layout, t.ticket(), source.Info{})
 			}
-			return t.begin(body, err, meta)
+			return t.begin(body, 0, err, meta)
 		}
 		first := firstMissing(meta.Layout, t.held(meta))
 		if meta.ETag == "" && meta.LastModified == "" && !complete {
@@ -611,7 +612,7 @@ func (t *task) ask(ctx context.Context, known Known) (*holding, error) {
 					body.Close()
 					return nil, err
 				}
-				t.takeOver(body)
+				t.source().adopt(body, 0)
 				return h, nil
 			}
 			if dragonfly.KindOf(err) != dragonfly.SourceChanged {
@@ -622,23 +623,30 @@ func (t *task) ask(ctx context.Context, known Known) (*holding, error) {
 	if known.From > 0 {
 		if body, err := t.e.cfg.Source.Open(ctx, req, known.From, source.Condition{}); err == nil {
 			if v, ok := versionOf(body.Info); ok && v == known.Version {
-				return t.begin(body, nil, meta)
+				return t.begin(body, 0, nil, meta)
 			}
 			body.Close()
 		}
 	}
-	body, err := t.e.cfg.Source.Open(ctx, req, 0, source.Condition{})
-	return t.begin(body, err, meta)
+	from, to := known.window()
+	body, err := t.e.cfg.Source.Open(ctx, req, from, source.Condition{To: to})
+	if err != nil && from > 0 { // it serves no ranges, or has no such part
+		to = 0
+		body, err = t.e.cfg.Source.Open(ctx, req, 0, source.Condition{})
+	}
+	return t.begin(body, to, err, meta)
 }
 
-// begin makes the holding for a body; stored is what the store has, zero for
-// nothing.
-func (t *task) begin(body *source.Body, err error, stored store.Meta) (*holding, error) {
+// begin makes the holding for a body, which ends at to, 0 for with the content;
+// stored is what the store has, zero for nothing.
+func (t *task) begin(body *source.Body, to int64, err error, stored store.Meta) (*holding, error) {
 	if err != nil {
 		return nil, err
 	}
 	v, known := versionOf(body.Info)
-	if !known {
+	if d, addressed := source.ContentAddressed(t.request().URL); !known && addressed {
+		v = piecehash.Validator(d.String())
+	} else if !known {
 		v = piecehash.RandomVersion()
 	}
 	layout := dragonfly.Layout{Length: body.Length, PieceLen: dragonfly.PieceLenFor(body.Length)}
@@ -654,12 +662,8 @@ func (t *task) begin(body *source.Body, err error, stored store.Meta) (*holding,
 		body.Close()
 		return h, nil
 	}
-	t.takeOver(body)
+	t.source().adopt(body, to)
 	return h, nil
-}
-
-func (t *task) takeOver(body *source.Body) {
-	t.source().adopt(body)
 }
 
 func (t *task) ticket() dragonfly.Ticket {

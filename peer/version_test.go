@@ -204,7 +204,7 @@ func TestReaderGivesVerifiedBytesInOrder(t *testing.T) {
 		m := w.host("10.0.1.1")
 		d := m.start(job(n))
 		for _, from := range []int64{0, 5, pieceLen + 7, int64(len(w.origin.content))} {
-			r, err := d.Reader(t.Context(), from)
+			r, err := d.Reader(t.Context(), dragonfly.Span{From: from, To: dragonfly.UnknownLength})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -222,7 +222,7 @@ func TestReaderGivesFirstPiecesBeforeTheEnd(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.net.limit(originHost, mib)
 		d := w.host("10.0.1.1").start(job())
-		r, err := d.Reader(t.Context(), 0)
+		r, err := d.Reader(t.Context(), dragonfly.Span{To: dragonfly.UnknownLength})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -269,7 +269,7 @@ func TestFailedDownloadNeverEndsCleanly(t *testing.T) {
 					}
 					m := w.host("10.0.1.1")
 					d := m.start(j)
-					r, err := d.Reader(t.Context(), 0)
+					r, err := d.Reader(t.Context(), dragonfly.Span{To: dragonfly.UnknownLength})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -304,7 +304,7 @@ func TestReaderOfTheWrongContentDoesNotEndCleanly(t *testing.T) {
 		j := job()
 		j.Request.Digest = digestOf(t, "sha256:"+strings.Repeat("ab", 32))
 		d := w.host("10.0.1.1").start(j)
-		r, err := d.Reader(t.Context(), 0)
+		r, err := d.Reader(t.Context(), dragonfly.Span{To: dragonfly.UnknownLength})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -320,7 +320,7 @@ func TestReaderEndsWithItsContext(t *testing.T) {
 		w.net.limit(originHost, mib)
 		d := w.host("10.0.1.1").start(job())
 		ctx, cancel := context.WithCancelCause(t.Context())
-		r, err := d.Reader(ctx, 0)
+		r, err := d.Reader(ctx, dragonfly.Span{To: dragonfly.UnknownLength})
 		if err != nil {
 			t.Fatal(err)
 		}

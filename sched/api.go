@@ -66,7 +66,7 @@ const (
 	LengthKnown                       // Task, Layout
 	SourceClosed                      // Task: the source gives nothing until SourceOpened
 	SourceOpened                      // Task
-	Wanted                            // Peer wants Task; Held is what it has; Slots (0 = Config.Down); Serves
+	Wanted                            // Peer wants Task, or of it Want and what it wanted before; Held is what it has; Slots (0 = Config.Down); Serves
 	Holding                           // Peer only serves Task; Held. Of the seed: it reads the source for others from now on
 	Stopped                           // Peer wants Task no more, serves on
 	Dropped                           // Peer neither wants nor holds Task
@@ -91,6 +91,7 @@ type Event struct {
 	Offset     int64 // in the content
 	Layout     dragonfly.Layout
 	Held       dragonfly.PieceSet
+	Want       dragonfly.PieceSet // empty: all
 	Where      Where
 	Up         int
 	Slots      int
@@ -127,6 +128,7 @@ type Action struct {
 	Span       dragonfly.Span // content offsets
 	Parent     Peer           // Source, or a peer
 	Assignment dragonfly.AssignmentID
+	More       bool // of the source: the piece after it is wanted from there, too
 	Why        string
 }
 

@@ -201,7 +201,8 @@ func (k *Machine) assign(child *member, n dragonfly.PieceNum, parent *member, sp
 	}
 	k.live[a.id] = a
 	k.acks = append(k.acks, ackDue{k.now.Add(k.cfg.Ack), a.id})
-	k.out = append(k.out, Action{Kind: Assign, Peer: child.p.id, Task: t.id, Piece: n, Span: span, Parent: from, Assignment: a.id})
+	k.out = append(k.out, Action{Kind: Assign, Peer: child.p.id, Task: t.id, Piece: n, Span: span, Parent: from, Assignment: a.id,
+		More: parent == nil && t.lacked.has(n+1)})
 	k.refresh(child, n)
 }
 

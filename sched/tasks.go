@@ -52,6 +52,7 @@ type member struct {
 	t *task
 
 	wants  bool
+	only   set // the pieces that it wants; nil: all
 	serves bool
 	listed bool // its pieces are in the books
 	slots  int
@@ -217,6 +218,9 @@ func (k *Machine) registered(p *peer, t *task, ev *Event) {
 		k.cancelAll(m)
 	}
 	wants := ev.Kind == Wanted && !p.seed
+	if wants {
+		m.narrow(ev.Want)
+	}
 	if wants != m.wants {
 		if m.wants = wants; wants {
 			t.wanters++
@@ -240,6 +244,28 @@ func (k *Machine) registered(p *peer, t *task, ev *Event) {
 	k.offering(m)
 	k.retry(m)
 	k.feed(t)
+}
+
+// narrow takes in which pieces m wants: those of a job and of earlier ones that
+// it still has.
+func (m *member) narrow(want dragonfly.PieceSet) {
+	switch {
+	case want.Count() == 0:
+		m.only = nil
+		return
+	case m.wants && m.only == nil:
+		return // another job wants all
+	case !m.wants:
+		m.only = set{}
+	}
+	for n := range want.All() {
+		m.only.put(n, true)
+	}
+}
+
+// seeks says that m wants a piece, held or not.
+func (m *member) seeks(n dragonfly.PieceNum) bool {
+	return m.wants && (m.only == nil || m.only.has(n))
 }
 
 // stopped ends what m wants; it serves on.
@@ -346,7 +372,7 @@ func (k *Machine) refresh(m *member, n dragonfly.PieceNum) {
 	}
 	inside := !t.layout.Known() || int(n) < t.layout.Pieces()
 
-	if lack := m.wants && !held && inside; lack != m.lack.has(n) {
+	if lack := m.seeks(n) && !held && inside; lack != m.lack.has(n) {
 		m.lack.put(n, lack)
 		if lack {
 			if t.lack[n]++; t.lack[n] == 1 {
@@ -357,7 +383,7 @@ func (k *Machine) refresh(m *member, n dragonfly.PieceNum) {
 			t.lacked.put(n, false)
 		}
 	}
-	if need := (m.wants || m.p.seed) && !covered && inside; need != m.need.has(n) {
+	if need := (m.p.seed || m.seeks(n)) && !covered && inside; need != m.need.has(n) {
 		m.need.put(n, need)
 		if need {
 			m.needs++

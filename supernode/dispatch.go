@@ -88,7 +88,7 @@ func (s *Supernode) assign(ss *session, v *version, a sched.Action) {
 	}
 	r.work[a.Assignment] = &work{piece: a.Piece, span: a.Span, from: parent.Kind}
 	ss.push(item{assignment: &dragonfly.Assignment{ID: a.Assignment, Task: v.task.id, Version: v.id,
-		Piece: a.Piece, Span: a.Span, Parent: parent, Digest: digest}})
+		Piece: a.Piece, Span: a.Span, Parent: parent, Digest: digest, More: a.More}})
 }
 
 // parent describes whom an assignment is fetched from. Its CID is what v1's

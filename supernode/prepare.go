@@ -114,17 +114,18 @@ func sameCredentials(a, b dragonfly.Request) bool {
 	})
 }
 
-// knownBy is what a registering peer holds from the start of the content on.
+// knownBy is what a registering peer holds from the start of the content on, and
+// what it wants of it.
 func knownBy(r dragonfly.Registration) peer.Known {
 	n := dragonfly.PieceNum(0)
 	for r.Held.Has(n) {
 		n++
 	}
 	if n == 0 || r.Version.IsZero() || r.Layout.PieceLen <= 0 {
-		return peer.Known{}
+		return peer.Known{Want: r.Want}
 	}
 	_, from := r.Layout.Extent(n - 1)
-	return peer.Known{Version: r.Version, From: from}
+	return peer.Known{Version: r.Version, From: from, Want: r.Want}
 }
 
 // prepare starts a preparation in the background.
@@ -393,7 +394,7 @@ func (s *Supernode) end(v *version) {
 		r.wants = waits
 		if waits {
 			r.known = true
-			s.step(sched.Event{Kind: sched.Wanted, Peer: r.session.peer, Task: next.handle, Serves: r.serves})
+			s.step(sched.Event{Kind: sched.Wanted, Peer: r.session.peer, Task: next.handle, Want: r.only, Serves: r.serves})
 		}
 	}
 	delete(s.versions, v.handle)

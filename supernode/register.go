@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -25,6 +26,7 @@ const (
 	maxRootCAs    = 1 << 20
 	maxSlots      = 256
 	maxPieceLen   = 1 << 30
+	maxSpans      = 256    // of one content that a job wants
 	maxTasksOf    = 10_000 // of one peer
 	maxJobs       = 64     // of one peer for one task; older ones are forgotten
 )
@@ -53,6 +55,10 @@ func validate(r dragonfly.Registration) error {
 		return invalid("registration: root certificates have at most %d bytes", maxRootCAs)
 	case len(r.Request.CallSystem) > 256 || !printable(r.Request.CallSystem):
 		return invalid("registration: callSystem must be printable and have at most 256 bytes")
+	case len(r.Want) > maxSpans || slices.ContainsFunc(r.Want, func(s dragonfly.Span) bool {
+		return s.From < 0 || s.To < dragonfly.UnknownLength || s.To >= 0 && s.To <= s.From
+	}):
+		return invalid("registration: want has at most %d spans of at least a byte", maxSpans)
 	case r.Slots < 0 || r.Slots > maxSlots:
 		return invalid("registration: slots must be a number from 0 to %d", maxSlots)
 	case r.Layout.Length < dragonfly.UnknownLength || r.Layout.PieceLen < 0 || r.Layout.PieceLen > maxPieceLen:
@@ -216,11 +222,16 @@ func (s *Supernode) book(ss *session, t *task, r dragonfly.Registration, wants b
 		s.leave(reg)
 		reg.version = v
 	}
+	only := v.pieces(r.Want)
+	reg.narrow(only)
+	if len(r.Want) > 0 && v.layout.Known() && only.Count() == 0 {
+		wants = false // it lies behind the end
+	}
 	reg.wants = reg.wants || wants
 	s.metrics.registered(r.Request.CallSystem)
 	if wants {
 		s.adopt(reg, r)
-		s.step(sched.Event{Kind: sched.Wanted, Peer: ss.peer, Task: v.handle, Held: reg.held.Clone(), Slots: r.Slots, Serves: reg.serves})
+		s.step(sched.Event{Kind: sched.Wanted, Peer: ss.peer, Task: v.handle, Held: reg.held.Clone(), Want: only, Slots: r.Slots, Serves: reg.serves})
 		reg.known = true
 	}
 	return v.info()
@@ -238,6 +249,37 @@ func (s *Supernode) keep(ss *session, t *task, r dragonfly.Registration) dragonf
 	reg := s.enroll(ss, t, r, time.Now())
 	reg.wants, reg.kept = false, &r
 	return dragonfly.TaskInfo{Task: t.id, Version: r.Version, Layout: r.Layout}
+}
+
+// pieces are those that spans of the content touch; empty: all.
+func (v *version) pieces(spans []dragonfly.Span) (only dragonfly.PieceSet) {
+	if !v.layout.Known() {
+		return only
+	}
+	if len(spans) == 0 {
+		return only
+	}
+	for n := range dragonfly.PieceNum(v.layout.Pieces()) {
+		if v.layout.Touched(n, spans) {
+			only.Add(n)
+		}
+	}
+	return only
+}
+
+// narrow takes in which pieces a job wants beside those before.
+func (r *registration) narrow(only dragonfly.PieceSet) {
+	switch {
+	case only.Count() == 0:
+		r.only = dragonfly.PieceSet{}
+	case r.wants && r.only.Count() == 0: // another job wants all
+	case !r.wants:
+		r.only = only
+	default:
+		for n := range only.All() {
+			r.only.Add(n)
+		}
+	}
 }
 
 // hold enters what a peer only serves.

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"dragonfly"
-	"dragonfly/peer"
 )
 
 // said is an error of the source with its HTTP status.
@@ -582,7 +581,7 @@ func TestKnownBytes(t *testing.T) {
 		r := p.has(url, o, 3)
 		r.Held.Add(4)
 		p.register(r)
-		if o.from != (peer.Known{Version: o.version, From: 3 * block}) {
+		if o.from.Version != o.version || o.from.From != 3*block {
 			w.Errorf("%+v", o.from)
 		}
 	})

@@ -60,9 +60,10 @@ type registration struct {
 	jobs    []dragonfly.JobID // newest last
 	since   time.Time
 	serves  bool
-	wants   bool // some job waits for the content
-	known   bool // to the scheduler, under version
-	asked   bool // for credentials
+	wants   bool               // some job waits for the content
+	known   bool               // to the scheduler, under version
+	asked   bool               // for credentials
+	only    dragonfly.PieceSet // the wanted pieces; empty: all
 	held    dragonfly.PieceSet
 	shelved dragonfly.PieceSet            // held by its own word, not counted until the digests are sure
 	lacks   dragonfly.PieceSet            // assigned without a digest, which must follow
@@ -130,8 +131,16 @@ func (r *registration) job() dragonfly.JobID {
 	return r.jobs[len(r.jobs)-1]
 }
 
-// complete says that the peer holds every piece.
+// complete says that the peer holds every piece that it wants.
 func (r *registration) complete() bool {
+	if r.version != nil && r.version.layout.Known() && r.only.Count() > 0 {
+		for n := range r.only.All() {
+			if !r.held.Has(n) {
+				return false
+			}
+		}
+		return true
+	}
 	return r.version != nil && r.version.layout.Known() && r.held.Count() >= r.version.layout.Pieces()
 }
 
