@@ -269,7 +269,7 @@ func TestTrust(t *testing.T) {
 		t.Fatal(err)
 	}
 	roots := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: registry.Certificate().Raw})
-	other := "?ns=localhost.:" + remote.Port() // by https, since it is no name of loopback
+	other := "?ns=0.0.0.0:" + remote.Port() // by https, since it does not look like loopback
 	for _, v := range []struct {
 		insecure bool
 		roots    []byte
