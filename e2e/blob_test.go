@@ -213,7 +213,7 @@ func TestDaemonDies(t *testing.T) {
 	pulled := make(chan error, 1)
 	go func() { pulled <- d.Pull(w.ctx, "one") }()
 	w.arrived("the middle of a blob", reached)
-	nodes[0].kill()
+	nodes[0].Kill()
 	release()
 	w.restart(nodes[0])
 	if err := <-pulled; err != nil {

@@ -9,8 +9,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -70,58 +68,17 @@ func newRegistry(t *testing.T, blobs ...[]byte) (*pulled, []string) {
 // daemon starts a dfdaemon of a host and gives its address.
 func (w *world) daemon(h swarm.Host, registry string, args ...string) string {
 	w.Helper()
-	return w.dfdaemon(h, 0, registry, args...).addr
+	return w.dfdaemon(swarm.DaemonOptions{Home: h.Home, IP: h.IP, Registry: registry, Args: args}).Addr
 }
 
-// daemon is a running dfdaemon.
-type daemon struct {
-	addr string // http://127.0.0.1:port
-	cmd  *exec.Cmd
-	out  *swarm.Tail
-	done chan struct{} // closed when it has ended
-}
-
-// kill ends it as a power cut would.
-func (d *daemon) kill() {
-	_ = d.cmd.Process.Kill() // fails only when it has ended
-	<-d.done
-}
-
-// dfdaemon starts a dfdaemon of a host; port 0 is a free one.
-func (w *world) dfdaemon(h swarm.Host, port int, registry string, args ...string) *daemon {
+// dfdaemon starts a dfdaemon.
+func (w *world) dfdaemon(o swarm.DaemonOptions) *swarm.Daemon {
 	w.Helper()
-	if port == 0 {
-		var err error
-		if port, err = swarm.FreePort(); err != nil {
-			w.Fatal(err)
-		}
-	}
-	config := filepath.Join(h.Home, "dfdaemon.yml")
-	if _, err := os.Stat(config); err != nil { // else the test wrote its own
-		if err := os.WriteFile(config, []byte("localIP: "+h.IP+"\n"), 0o600); err != nil {
-			w.Fatal(err)
-		}
-	}
-	d := &daemon{addr: fmt.Sprintf("http://127.0.0.1:%d", port), out: &swarm.Tail{}, done: make(chan struct{})}
-	d.cmd = exec.Command(filepath.Join(w.Dir, "dfdaemon"), append([]string{"--config", config, "--registry", registry, "--port", fmt.Sprint(port), "--workHome", h.Home}, args...)...)
-	d.cmd.Env = swarm.Environment(h.Home)
-	d.cmd.Stdout, d.cmd.Stderr = d.out, d.out
-	if err := d.cmd.Start(); err != nil {
+	d, err := w.StartDaemon(w.ctx, o)
+	if err != nil {
 		w.Fatal(err)
 	}
-	go func() { _ = d.cmd.Wait(); close(d.done) }()
-	w.Cleanup(func() {
-		_ = d.cmd.Process.Signal(os.Interrupt) // fails only when it has ended
-		<-d.done
-	})
-	w.until("dfdaemon answers "+d.addr, func() bool {
-		select {
-		case <-d.done:
-			w.Fatalf("dfdaemon ended at once: %s\n%s", d.cmd.ProcessState, d.out)
-		default:
-		}
-		return swarm.Answers(w.ctx, d.addr+"/healthy") == nil
-	})
+	w.Cleanup(d.Stop)
 	return d
 }
 

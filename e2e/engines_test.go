@@ -4,11 +4,9 @@ package e2e
 
 import (
 	"context"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -78,7 +76,7 @@ func (w *world) site(o registry.Options) *site {
 		w.Fatal(err)
 	}
 	w.Cleanup(server.Kill)
-	front, err := registry.NewFront(server)
+	front, err := server.Front()
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -167,27 +165,34 @@ func (w *world) cost(s *site, want int64) {
 // node is a host with a dfdaemon.
 type node struct {
 	swarm.Host
-	*daemon
-	args []string // of the dfdaemon
-	from string   // the registry
+	*swarm.Daemon
+	addr string // of the dfdaemon
+	o    swarm.DaemonOptions
 }
 
 // node starts a host with a dfdaemon before a registry.
 func (w *world) node(registry string, args ...string) *node {
 	w.Helper()
-	n := &node{Host: w.host(), args: args, from: registry}
-	n.daemon = w.dfdaemon(n.Host, 0, registry, args...)
+	return w.configured(registry, "", args...)
+}
+
+// configured is a node whose configuration file has more lines.
+func (w *world) configured(registry, config string, args ...string) *node {
+	w.Helper()
+	h := w.host()
+	n := &node{Host: h, o: swarm.DaemonOptions{Home: h.Home, IP: h.IP, Registry: registry, Config: config, Args: args}}
+	var err error
+	n.o.Port, err = swarm.FreePort()
+	w.must(err)
+	w.restart(n)
 	return n
 }
 
-// restart starts a dfdaemon that has ended, at the same place.
+// restart starts a dfdaemon that does not run, at the place that it has.
 func (w *world) restart(n *node) {
 	w.Helper()
-	u, err := url.Parse(n.addr)
-	w.must(err)
-	port, err := strconv.Atoi(u.Port())
-	w.must(err)
-	n.daemon = w.dfdaemon(n.Host, port, n.from, n.args...)
+	n.Daemon = w.dfdaemon(n.o)
+	n.addr = n.Addr
 }
 
 func lastLines(text string, n int) string {

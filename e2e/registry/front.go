@@ -46,8 +46,8 @@ type Asked struct {
 	Method, Path, Query, Range, Authorization string
 }
 
-// NewFront puts a front before a server, with the same kind of TLS. Close it.
-func NewFront(s *Server) (*Front, error) {
+// Front puts a front before the server, with the same kind of TLS. Close it.
+func (s *Server) Front() (*Front, error) {
 	port, err := swarm.FreePort()
 	if err != nil {
 		return nil, err

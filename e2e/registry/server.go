@@ -34,7 +34,10 @@ type Options struct {
 	Authority *Authority // with TLS; nil: plain
 	Basic     bool       // asks for User and Password
 	Tokens    *Tokens    // asks for a token; nil: does not
-	Wrap      []string   // a command that starts the server, e.g. in a namespace
+	// Network, if it is there, makes the server run in a network namespace of
+	// its own, listening on every address of that: it connects the namespace of
+	// the process so that Addr can be reached.
+	Network func(pid int) error
 }
 
 // Server is a running registry.
@@ -66,11 +69,13 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 
 // Restart starts the server, which must not run, with what it held.
 func (s *Server) Restart(ctx context.Context) error {
-	args := append(append([]string{}, s.o.Wrap...), s.o.Program, "serve", filepath.Join(s.o.Dir, "config.yml"))
-	s.cmd = exec.Command(args[0], args[1:]...)
+	s.cmd = exec.Command(s.o.Program, "serve", filepath.Join(s.o.Dir, "config.yml"))
 	s.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + s.o.Dir, "OTEL_TRACES_EXPORTER=none"}
 	s.cmd.Stdout, s.cmd.Stderr = s.Log, s.Log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if s.o.Network != nil {
+		s.cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
+	}
 	if err := s.cmd.Start(); err != nil {
 		return fmt.Errorf("start the registry: %w", err)
 	}
@@ -80,6 +85,12 @@ func (s *Server) Restart(ctx context.Context) error {
 		_ = s.cmd.Wait() // told by ProcessState
 		close(done)
 	}()
+	if s.o.Network != nil {
+		if err := s.o.Network(s.cmd.Process.Pid); err != nil {
+			s.Kill()
+			return err
+		}
+	}
 	client := &http.Client{Transport: s.o.Authority.Transport()}
 	defer client.CloseIdleConnections()
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -102,9 +113,6 @@ func (s *Server) Restart(ctx context.Context) error {
 	}
 }
 
-// PID is that of the server's process, or of what wraps it.
-func (s *Server) PID() int { return s.cmd.Process.Pid }
-
 // Kill ends the server at once and waits for its end.
 func (s *Server) Kill() {
 	_ = s.cmd.Process.Kill() // fails only when it has ended
@@ -116,6 +124,10 @@ func (s *Server) configure() error {
 		path := filepath.Join(s.o.Dir, name)
 		return path, os.WriteFile(path, []byte(text), 0o600)
 	}
+	listen := s.Addr
+	if s.o.Network != nil {
+		listen = listen[strings.LastIndex(listen, ":"):]
+	}
 	var c strings.Builder
 	fmt.Fprintf(&c, `version: 0.1
 log: {level: error, accesslog: {disabled: true}}
@@ -124,7 +136,7 @@ http:
   addr: %q
   secret: none
   relativeurls: true
-`, filepath.Join(s.o.Dir, "content"), s.Addr)
+`, filepath.Join(s.o.Dir, "content"), listen)
 	if a := s.o.Authority; a != nil {
 		fmt.Fprintf(&c, "  tls: {certificate: %q, key: %q}\n", a.Cert, a.Key)
 	}
