@@ -69,7 +69,7 @@ environment, which beats the file.`,
 		}
 		return settings.FlagError(cmd, err)
 	})
-	root.AddCommand(p.setupCommand(), configCommand(), versionCommand(), genCA(), settings.GenDoc())
+	root.AddCommand(p.setupCommand(), p.doctorCommand(), configCommand(), versionCommand(), genCA(), settings.GenDoc())
 	return root
 }
 

@@ -16,7 +16,8 @@ import (
 // none of its own to dfdaemon, with the registry itself as what comes last. Its
 // part for Kubernetes does so only when config_path names the directory.
 var containerd = engine{
-	name: "containerd",
+	name:     "containerd",
+	programs: []string{"containerd"},
 	files: func(p place) []string {
 		dir, err := hostsDir(p)
 		if err != nil {

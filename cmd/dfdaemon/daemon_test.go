@@ -236,7 +236,7 @@ func TestFront(t *testing.T) {
 	}
 	c := defaultConfig()
 	c.Profiler = true
-	pages, err := newPages(c, nil, newTraffic(), part("healthy"))
+	pages, err := newPages(c, nil, newTraffic(), part("healthy"), part("blobs"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -254,6 +254,8 @@ func TestFront(t *testing.T) {
 		{"GET", "http://other/", true, true, "proxy"},
 		{"GET", "http://other/metrics", false, true, "proxy"},
 		{"CONNECT", "other:443", true, true, "proxy"},
+		{"GET", "/debug/blobs", false, false, "blobs"},
+		{"GET", "/debug/blobs", true, false, "for clients on dfdaemon's own host"},
 		{"GET", "/debug/pprof/", false, false, "goroutine"},
 		{"GET", "/debug/pprof/cmdline", false, false, "see /args"},
 		{"GET", "/debug/pprof/", true, false, "for clients on dfdaemon's own host"},
@@ -268,7 +270,7 @@ func TestFront(t *testing.T) {
 			t.Errorf("%s %s: %d %s, want %q", v.method, v.at, w.Code, w.Body, v.want)
 		}
 	}
-	off, err := newPages(defaultConfig(), nil, newTraffic(), part("healthy"))
+	off, err := newPages(defaultConfig(), nil, newTraffic(), part("healthy"), part("blobs"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -290,7 +292,7 @@ func TestPagesKeepSecrets(t *testing.T) {
 	c.Mirror.Remote = "https://u:" + secret + "@x/y"
 	c.AuthFile = f.users
 	c.Mirror.Certs = []string{"https://x/y?token=" + secret}
-	pages, err := newPages(c, []string{"--registry", "https://u:" + secret + "@x/y", "--registry=https://u:" + secret + "@x/y"}, newTraffic(), nil)
+	pages, err := newPages(c, []string{"--registry", "https://u:" + secret + "@x/y", "--registry=https://u:" + secret + "@x/y"}, newTraffic(), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

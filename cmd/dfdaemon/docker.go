@@ -15,8 +15,9 @@ import (
 // docker has one list of mirrors, for Docker Hub, and goes on to the Hub by
 // itself when none of them answers.
 var docker = engine{
-	name:  "docker",
-	files: func(p place) []string { return []string{p.path(daemonJSON)} },
+	name:     "docker",
+	programs: []string{"dockerd"},
+	files:    func(p place) []string { return []string{p.path(daemonJSON)} },
 	plan: func(p place) (plan, error) {
 		path := p.path(daemonJSON)
 		before, err := current(path)

@@ -16,6 +16,8 @@ import (
 // engine is a container engine whose files can lead it to dfdaemon.
 type engine struct {
 	name string
+	// programs are what it is known by on a host.
+	programs []string
 	// plan says what of its files must be how. An error means that they are not
 	// understood and are better left alone.
 	plan func(place) (plan, error)
@@ -31,6 +33,15 @@ type place struct {
 }
 
 func (p place) path(name string) string { return filepath.Join(p.root, name) }
+
+// leads says whether an engine's files lead it to dfdaemon.
+func (e engine) leads(p place) (bool, error) {
+	if e.name == podman.name || e.name == crio.name { // for any registry
+		return containersLead(p)
+	}
+	plan, err := e.plan(p)
+	return err == nil && plan.done(), err
+}
 
 // plan is how an engine's files are to be.
 type plan struct {

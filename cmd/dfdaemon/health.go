@@ -28,6 +28,8 @@ const (
 	testAgain, testEvery = time.Second, 30 * time.Second
 	// askAgain is how old an outcome of asking others may be that is shown.
 	askAgain = time.Minute
+	// askSoon is how old it may be for those who ask for a new one with ?ask.
+	askSoon = 5 * time.Second
 	// testTime bounds each step.
 	testTime = 5 * time.Second
 )
@@ -46,6 +48,8 @@ type health struct {
 	wake    chan struct{} // asks the others again
 	passing chan struct{} // closed when the first test has passed
 	once    sync.Once
+
+	asking sync.Mutex // held while somebody waits for a new outcome
 }
 
 // check is one step of a self-test.
@@ -122,7 +126,17 @@ func (h *health) ask(ctx context.Context) {
 	h.said, h.asked = said, time.Now()
 }
 
-func (h *health) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+func (h *health) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if _, ok := r.URL.Query()["ask"]; ok {
+		h.asking.Lock() // one after the other: the next finds it new
+		h.mu.Lock()
+		asked := h.asked
+		h.mu.Unlock()
+		if time.Since(asked) > askSoon {
+			h.ask(context.WithoutCancel(r.Context())) // it is for others too
+		}
+		h.asking.Unlock()
+	}
 	h.mu.Lock()
 	failed, said, asked := h.failed, h.said, h.asked
 	h.mu.Unlock()
@@ -193,12 +207,54 @@ func holdsData(dir string) check {
 	}}
 }
 
-// registryAnswers asks the registry for anything; a refusal is an answer.
-func registryAnswers(u *url.URL, through http.RoundTripper) check {
-	shown := source.Redact(u.String())
-	return check{"registry " + shown, func(ctx context.Context) error {
-		return answers(ctx, through, u.JoinPath("v2/").String(), func(status int) bool { return status < http.StatusInternalServerError })
+// registryAnswers asks the registry as the mirror reaches it; a refusal is an
+// answer.
+func registryAnswers(u *url.URL, mirror http.Handler) check {
+	return check{"registry " + source.Redact(u.String()), func(ctx context.Context) error {
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "/v2/", nil)
+		if err != nil {
+			return err
+		}
+		r.Host, r.RemoteAddr = "127.0.0.1", "127.0.0.1:0" // as an engine on this host
+		r.Header.Set("User-Agent", "dfdaemon/"+version.Get().Version)
+		var w caught
+		mirror.ServeHTTP(&w, r)
+		switch {
+		case ctx.Err() != nil:
+			return errors.New("does not answer in time")
+		case w.status < http.StatusInternalServerError:
+			return nil
+		case w.Header().Get(viaHeader) == "direct" && w.status >= http.StatusBadGateway && len(w.body) > 0:
+			return errors.New(problem(w.body)) // of the mirror itself
+		}
+		return fmt.Errorf("answers %d", w.status)
 	}}
+}
+
+// caught is a short answer of a handler of this process.
+type caught struct {
+	header http.Header
+	status int
+	body   []byte
+}
+
+func (c *caught) Header() http.Header {
+	if c.header == nil {
+		c.header = http.Header{}
+	}
+	return c.header
+}
+
+func (c *caught) WriteHeader(status int) {
+	if c.status == 0 && status >= http.StatusOK {
+		c.status = status
+	}
+}
+
+func (c *caught) Write(b []byte) (int, error) {
+	c.WriteHeader(http.StatusOK)
+	c.body = append(c.body, b[:min(len(b), healthMax-len(c.body))]...)
+	return len(b), nil
 }
 
 // nodeAnswers asks a supernode whether it is there.

@@ -31,7 +31,7 @@ func TestHealth(t *testing.T) {
 		look := func(status int, want ...string) {
 			t.Helper()
 			w := httptest.NewRecorder()
-			if h.ServeHTTP(w, nil); w.Code != status {
+			if h.ServeHTTP(w, httptest.NewRequest("GET", "/healthy", nil)); w.Code != status {
 				t.Errorf("%d %s", w.Code, w.Body)
 			}
 			contains(t, "the answer", w.Body.String(), want...)
@@ -59,6 +59,18 @@ func TestHealth(t *testing.T) {
 		if n := asked.Load(); n != 2 {
 			t.Errorf("the registry was asked %d times, want 2", n)
 		}
+		for range 3 { // who wants to know it now gets it now, and not all too often
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest("GET", "/healthy?ask", nil))
+		}
+		if n := asked.Load(); n != 2 {
+			t.Errorf("the registry was asked %d times, want 2", n)
+		}
+		<-time.After(2 * askSoon)
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/healthy?ask", nil))
+		if n := asked.Load(); n != 3 {
+			t.Errorf("the registry was asked %d times, want 3", n)
+		}
 		cancel()
 		<-ended
 	})
@@ -79,6 +91,6 @@ func TestHealthChecks(t *testing.T) {
 	d := start(t, "", "--registry", "http://127.0.0.1:1")
 	until(t, "it is healthy, without registry and supernode", func() bool {
 		resp, body := d.get("/healthy")
-		return resp.StatusCode == 200 && strings.HasPrefix(body, "OK\nregistry http://127.0.0.1:1: does not answer: ") && strings.Contains(body, "\nsupernode 127.0.0.1:1: does not answer: ")
+		return resp.StatusCode == 200 && strings.HasPrefix(body, "OK\nregistry http://127.0.0.1:1: the registry behind the mirror cannot be reached: ") && strings.Contains(body, "\nsupernode 127.0.0.1:1: does not answer: ")
 	})
 }

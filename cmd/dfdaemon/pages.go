@@ -21,7 +21,7 @@ import (
 
 // newPages are dfdaemon's own endpoints (v1-protocol 10) by their paths, those
 // that end with / for all below.
-func newPages(c *config, args []string, t *traffic, healthy http.Handler) (map[string]http.Handler, error) {
+func newPages(c *config, args []string, t *traffic, healthy, blobs http.Handler) (map[string]http.Handler, error) {
 	env, err := environment(c)
 	if err != nil {
 		return nil, err
@@ -31,6 +31,7 @@ func newPages(c *config, args []string, t *traffic, healthy http.Handler) (map[s
 		"/env":           page("application/json", env),
 		"/healthy":       healthy,
 		"/debug/version": version.Get(),
+		"/debug/blobs":   local(blobs),
 		"/metrics":       promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{}),
 		"/debug/pprof/":  http.HandlerFunc(noProfiler),
 	}

@@ -12,10 +12,10 @@ import (
 // podman and CRI-O read the same files: a mirror for each registry, with the
 // registry in its path. They go on to the registry by themselves.
 var (
-	podman = engine{name: "podman", files: containersFiles, plan: func(p place) (plan, error) {
+	podman = engine{name: "podman", programs: []string{"podman"}, files: containersFiles, plan: func(p place) (plan, error) {
 		return planContainers(p, "podman", "podman, buildah and skopeo read it at each pull: nothing is to be done")
 	}}
-	crio = engine{name: "crio", files: containersFiles, plan: func(p place) (plan, error) {
+	crio = engine{name: "crio", programs: []string{"crio"}, files: containersFiles, plan: func(p place) (plan, error) {
 		return planContainers(p, "CRI-O", "CRI-O sees it after a reload: systemctl reload crio; no restart is needed")
 	}}
 )
@@ -43,20 +43,9 @@ func planContainers(p place, name, after string) (plan, error) {
 	if err != nil {
 		return plan{}, err
 	}
-	others, err := filepath.Glob(p.path(filepath.Dir(ownConf)) + "/*.conf")
+	elsewhere, err := otherTables(p)
 	if err != nil {
 		return plan{}, err
-	}
-	var elsewhere []registryTable
-	for _, name := range append([]string{p.path(registriesConf)}, others...) {
-		if name == path {
-			continue
-		}
-		found, err := registryTables(name)
-		if err != nil {
-			return plan{}, err
-		}
-		elsewhere = append(elsewhere, found...)
 	}
 	own, err := registryTables(path)
 	if err != nil {
@@ -91,6 +80,40 @@ func planContainers(p place, name, after string) (plan, error) {
 	}
 	out.edits = []edit{{path, strings.TrimSuffix(lines, "\n"), before, []byte(text)}}
 	return out, nil
+}
+
+// otherTables are those of all files but the own.
+func otherTables(p place) (tables []registryTable, err error) {
+	names, err := filepath.Glob(p.path(filepath.Dir(ownConf)) + "/*.conf")
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range append([]string{p.path(registriesConf)}, names...) {
+		if name == p.path(ownConf) {
+			continue
+		}
+		found, err := registryTables(name)
+		if err != nil {
+			return nil, err
+		}
+		tables = append(tables, found...)
+	}
+	return tables, nil
+}
+
+// containersLead says that some registry has dfdaemon for a mirror.
+func containersLead(p place) (bool, error) {
+	tables, err := otherTables(p)
+	if err != nil {
+		return false, err
+	}
+	own, err := registryTables(p.path(ownConf))
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(append(tables, own...), func(t registryTable) bool {
+		return slices.ContainsFunc(t.mirrors, func(m string) bool { return strings.HasPrefix(m, p.dfdaemon.Host+"/") })
+	}), nil
 }
 
 // mirrorOf is how these engines write dfdaemon for a registry. They cannot

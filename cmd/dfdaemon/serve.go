@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -138,10 +137,11 @@ func (p program) start(ctx context.Context, c *config, args, notices []string) (
 	}
 	defer func() { err = errors.Join(err, host.Close()) }()
 	options.Remote, options.Insecure, options.RootCAs = w.registry, w.trust.Insecure, w.trust.RootCAs
-	options.Engine = recorded{mirror.EngineOf(host.Engine()), newJobs(c, host.Port(), jobLog)}
+	recent := newPassages()
+	options.Engine = recorded{mirror.EngineOf(host.Engine()), newJobs(c, host.Port(), jobLog), recent}
 	options.Proxy, options.Log = upstream(ownProxies), log
 	c.lends(&options, p.lookup, log)
-	d, err := newDaemon(c, w, args, options)
+	d, err := newDaemon(c, w, args, options, recent)
 	if err != nil {
 		return err
 	}
@@ -179,12 +179,11 @@ type daemon struct {
 	proxy   *proxy.Proxy
 	health  *health
 	own     *tls.Certificate
-	probes  []*http.Transport // of the health
 }
 
 // newDaemon joins the parts; o is what the mirror is. The caller closes the
 // daemon.
-func newDaemon(c *config, w wares, args []string, o mirror.Options) (_ *daemon, err error) {
+func newDaemon(c *config, w wares, args []string, o mirror.Options, recent *passages) (_ *daemon, err error) {
 	d := &daemon{own: w.own}
 	defer func() {
 		if err != nil {
@@ -211,11 +210,15 @@ func newDaemon(c *config, w wares, args []string, o mirror.Options) (_ *daemon, 
 			return nil, err
 		}
 	}
-	d.health = newHealth(
-		[]check{answersItself(c.listens(), w.own != nil), holdsData(c.LocalRepo)},
-		d.probesOf(c, w, o.Proxy))
+	nodes := &http.Transport{DisableKeepAlives: true}
+	others := []check{registryAnswers(w.registry, swarm)}
+	members, _ := c.members()
+	for _, m := range members {
+		others = append(others, nodeAnswers(m, nodes))
+	}
+	d.health = newHealth([]check{answersItself(c.listens(), w.own != nil), holdsData(c.LocalRepo)}, others)
 	t, trail := newTraffic(), proxy.NewTrail()
-	wrap := func(h http.Handler) http.Handler { return t.count(trail.Handler(h)) }
+	wrap := func(h http.Handler) http.Handler { return t.count(trail.Handler(h), recent.answered) }
 	d.proxy, err = proxy.New(proxy.Options{
 		Rules: c.rules(), Hosts: w.hosts, Certificate: w.shown, Wrap: wrap, Passwords: w.passwords,
 		Self: self(c.listens()).leads, Upstream: o.Proxy, Observer: t, Log: o.Log,
@@ -223,7 +226,7 @@ func newDaemon(c *config, w wares, args []string, o mirror.Options) (_ *daemon, 
 	if err != nil {
 		return nil, coded{exitConfig, err}
 	}
-	pages, err := newPages(c, args, t, d.health)
+	pages, err := newPages(c, args, t, d.health, recent)
 	if err != nil {
 		return nil, err
 	}
@@ -240,26 +243,6 @@ type idle struct{}
 
 func (idle) Start(context.Context, peer.Job) (mirror.Download, error) {
 	return nil, errors.New("registry_mirror.direct is set")
-}
-
-// probesOf are how the registry and the supernodes are asked.
-func (d *daemon) probesOf(c *config, w wares, upstream func(*http.Request) (*url.URL, error)) []check {
-	trust := &tls.Config{InsecureSkipVerify: w.trust.Insecure}
-	if len(w.trust.RootCAs) > 0 {
-		trust.RootCAs, _ = x509.SystemCertPool() // none: only those that were given
-		if trust.RootCAs == nil {
-			trust.RootCAs = x509.NewCertPool()
-		}
-		trust.RootCAs.AppendCertsFromPEM(w.trust.RootCAs) // were looked at
-	}
-	registry, nodes := &http.Transport{Proxy: upstream, TLSClientConfig: trust, DisableKeepAlives: true}, &http.Transport{DisableKeepAlives: true}
-	d.probes = []*http.Transport{registry, nodes}
-	all := []check{registryAnswers(w.registry, registry)}
-	members, _ := c.members()
-	for _, m := range members {
-		all = append(all, nodeAnswers(m, nodes))
-	}
-	return all
 }
 
 // serve answers until ctx ends or the listener fails, and tests itself.
@@ -297,9 +280,6 @@ func (d *daemon) close() error {
 	}
 	for _, m := range d.mirrors {
 		errs = append(errs, m.Close())
-	}
-	for _, t := range d.probes {
-		t.CloseIdleConnections()
 	}
 	return errors.Join(errs...)
 }

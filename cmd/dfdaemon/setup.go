@@ -178,7 +178,7 @@ func healthy(ctx context.Context, dfdaemon *url.URL) error {
 
 // healthText is what a healthy dfdaemon says of itself.
 func healthText(ctx context.Context, dfdaemon *url.URL) (string, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, dfdaemon.JoinPath("healthy").String(), nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, dfdaemon.String()+"/healthy?ask", nil)
 	if err != nil {
 		return "", err
 	}
