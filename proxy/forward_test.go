@@ -4,6 +4,7 @@ package proxy_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -290,5 +291,26 @@ func TestTrail(t *testing.T) {
 	}
 	if resp, _ := do(t, client(t, at), "GET", front.URL+"/healthy", ""); resp.StatusCode != http.StatusLoopDetected {
 		t.Errorf("asked for itself: %d", resp.StatusCode)
+	}
+}
+
+// TestNear: who is on this host.
+func TestNear(t *testing.T) {
+	for _, v := range []struct {
+		from, to string
+		near     bool
+	}{
+		{"127.0.0.1:1", "127.0.0.1:2", true}, {"[::1]:1", "[::1]:2", true}, {"[::ffff:127.0.0.9]:1", "192.0.2.1:2", true},
+		{"192.0.2.1:1", "192.0.2.1:2", true}, {"192.0.2.1:1", "[::ffff:192.0.2.1]:2", true},
+		{"192.0.2.2:1", "192.0.2.1:2", false}, {"192.0.2.2:1", "", false}, {"", "", false}, {"@", "", false},
+	} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.RemoteAddr = v.from
+		if v.to != "" {
+			r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, net.TCPAddrFromAddrPort(netip.MustParseAddrPort(v.to))))
+		}
+		if got := proxy.Near(r); got != v.near {
+			t.Errorf("%s to %s: %v", v.from, v.to, got)
+		}
 	}
 }

@@ -34,14 +34,21 @@ func notFromAfar() func(netip.Addr) string {
 	}
 }
 
-// afar says that the client of r is on another host.
-func afar(r *http.Request) bool {
+// Near says that the client of r is on this host: it comes from a loopback
+// address, or from the very address that it came to.
+func Near(r *http.Request) bool {
 	from, err := netip.ParseAddrPort(r.RemoteAddr)
-	return err != nil || !from.Addr().Unmap().IsLoopback()
+	if err != nil {
+		return false
+	}
+	if from.Addr().Unmap().IsLoopback() {
+		return true
+	}
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	return ok && local.AddrPort().Addr().Unmap().WithZone("") == from.Addr().Unmap().WithZone("")
 }
 
-// Loopback says that the client of r is on this host.
-func Loopback(r *http.Request) bool { return !afar(r) }
+func afar(r *http.Request) bool { return !Near(r) }
 
 // check refuses an address to a client.
 func (p *Proxy) check(to netip.AddrPort, far bool) error {

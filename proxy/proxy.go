@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"regexp"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -83,6 +84,7 @@ type Proxy struct {
 	roads     []road // of Options.Hosts, and the last for all other hosts
 	refuse    func(netip.Addr) string
 	inside    *inside // nil: nothing is intercepted
+	tunnels   atomic.Int64
 
 	ctx    context.Context // of tunnels and intercepted connections
 	cancel context.CancelFunc

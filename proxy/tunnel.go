@@ -20,6 +20,9 @@ import (
 	"time"
 )
 
+// tunnelsMax bounds the tunnels that are open at once.
+const tunnelsMax = 4096
+
 // established is the answer to a CONNECT that succeeded.
 const established = "HTTP/1.1 200 Connection Established\r\n\r\n"
 
@@ -36,6 +39,11 @@ func (p *Proxy) connect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer done()
+	defer p.tunnels.Add(-1)
+	if p.tunnels.Add(1) > tunnelsMax {
+		http.Error(w, fmt.Sprintf("dfdaemon: %d tunnels are open, which is all that there can be: try again later", tunnelsMax), http.StatusServiceUnavailable)
+		return
+	}
 	if i := p.host(r.Host); p.inside != nil && i < len(p.o.Hosts) && p.o.Hosts[i].Intercept {
 		p.intercept(w, r)
 		return

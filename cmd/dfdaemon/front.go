@@ -30,7 +30,7 @@ func (f front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		page.ServeHTTP(w, r)
 		return
 	}
-	if f.guarded && !proxy.Loopback(r) {
+	if f.guarded && !proxy.Near(r) {
 		// A registry's password is in the place where this one would be.
 		http.Error(w, "this dfdaemon wants a password of clients on other hosts, which they cannot give to a registry mirror: "+
 			"take it as an HTTP proxy, HTTP_PROXY=http://USER:PASSWORD@HOST:PORT, or run a dfdaemon on this host", http.StatusForbidden)

@@ -51,7 +51,7 @@ func page(contentType, text string) http.Handler {
 // local shows a page to clients on this host only.
 func local(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !proxy.Loopback(r) {
+		if !proxy.Near(r) {
 			http.Error(w, "this page is for clients on dfdaemon's own host: ask it there, at 127.0.0.1", http.StatusForbidden)
 			return
 		}

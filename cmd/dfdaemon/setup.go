@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"slices"
@@ -110,6 +111,9 @@ func (o setupOrder) lead(ctx context.Context, e engine) error {
 		}
 		fmt.Fprintf(o.out, "%s %s:\n\n    %s\n\n", edit.path, state, strings.ReplaceAll(edit.lines, "\n", "\n    "))
 	}
+	if o.dfdaemon.Scheme == "https" {
+		plan.notes = append(plan.notes, "dfdaemon speaks TLS: its certificate must be for "+o.dfdaemon.Hostname()+" and of an authority that this host trusts")
+	}
 	for _, n := range plan.notes {
 		fmt.Fprintln(o.out, "note: "+n)
 	}
@@ -129,7 +133,9 @@ func (o setupOrder) lead(ctx context.Context, e engine) error {
 		if !edit.needed() {
 			continue
 		}
-		if err := edit.apply(); err != nil {
+		if err := edit.apply(); errors.Is(err, fs.ErrPermission) {
+			return fmt.Errorf("%w: run it as root", err)
+		} else if err != nil {
 			return fmt.Errorf("%w; --undo takes back what was written before", err)
 		}
 		fmt.Fprintln(o.out, "written: "+edit.path)
