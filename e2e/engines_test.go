@@ -72,14 +72,10 @@ func (w *world) site(o registry.Options) *site {
 		w.Fatal(err)
 	}
 	server, err := registry.Start(w.ctx, o)
-	if err != nil {
-		w.Fatal(err)
-	}
+	w.must(err)
 	w.Cleanup(server.Kill)
 	front, err := server.Front()
-	if err != nil {
-		w.Fatal(err)
-	}
+	w.must(err)
 	w.Cleanup(front.Close)
 	return &site{front, server}
 }
@@ -105,7 +101,14 @@ func (w *world) push(s *site, repository string, o registry.ImageOptions) *regis
 // docker starts a dockerd with mirrors.
 func (w *world) docker(mirrors ...string) *engine.Docker {
 	w.Helper()
-	d, err := engine.StartDocker(w.ctx, engine.DockerOptions{Dir: w.short(), Mirrors: mirrors})
+	return w.dockerWith(engine.DockerOptions{Mirrors: mirrors})
+}
+
+// dockerWith starts a dockerd in a directory of its own.
+func (w *world) dockerWith(o engine.DockerOptions) *engine.Docker {
+	w.Helper()
+	o.Dir = w.short()
+	d, err := engine.StartDocker(w.ctx, o)
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -173,14 +176,16 @@ type node struct {
 // node starts a host with a dfdaemon before a registry.
 func (w *world) node(registry string, args ...string) *node {
 	w.Helper()
-	return w.configured(registry, "", args...)
+	return w.nodeWith(swarm.DaemonOptions{Registry: registry, Args: args})
 }
 
-// configured is a node whose configuration file has more lines.
-func (w *world) configured(registry, config string, args ...string) *node {
+// nodeWith starts a host with a dfdaemon whose home, address and port are
+// filled in.
+func (w *world) nodeWith(o swarm.DaemonOptions) *node {
 	w.Helper()
 	h := w.host()
-	n := &node{Host: h, o: swarm.DaemonOptions{Home: h.Home, IP: h.IP, Registry: registry, Config: config, Args: args}}
+	o.Home, o.IP = h.Home, h.IP
+	n := &node{Host: h, o: o}
 	var err error
 	n.o.Port, err = swarm.FreePort()
 	w.must(err)
@@ -195,7 +200,11 @@ func (w *world) restart(n *node) {
 	n.addr = n.Addr
 }
 
+// lastLines are the last n lines of a log, without what dockerd and containerd
+// say of how they come up.
 func lastLines(text string, n int) string {
-	lines := strings.Split(strings.TrimSpace(text), "\n")
+	lines := slices.DeleteFunc(strings.Split(strings.TrimSpace(text), "\n"), func(line string) bool {
+		return strings.Contains(line, "module=grpc") || strings.Contains(line, "type=io.containerd.")
+	})
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }

@@ -14,9 +14,10 @@ import (
 // DockerOptions say how a dockerd runs. Dir is required: short, since sockets
 // lie in it.
 type DockerOptions struct {
-	Dir     string
-	Mirrors []string // as in --registry-mirror
-	Env     []string // of the daemon, e.g. HTTP_PROXY
+	Dir      string
+	Mirrors  []string // as in --registry-mirror
+	Insecure []string // as in --insecure-registry
+	Env      []string // of the daemon, e.g. HTTP_PROXY
 }
 
 // Docker is a running dockerd.
@@ -40,6 +41,9 @@ func StartDocker(ctx context.Context, o DockerOptions) (*Docker, error) {
 		"--storage-driver", "overlay2", "--max-download-attempts", "5"}
 	for _, m := range o.Mirrors {
 		args = append(args, "--registry-mirror", m)
+	}
+	for _, r := range o.Insecure {
+		args = append(args, "--insecure-registry", r)
 	}
 	var err error
 	d.daemon, err = start(ctx, func() error {

@@ -30,6 +30,7 @@ type DaemonOptions struct {
 	Config   string // what the configuration holds beside the address
 	Args     []string
 	Env      []string // besides Environment
+	Hosts    string   // file that the process sees as /etc/hosts, which takes root; "": the machine's
 }
 
 // StartDaemon starts a dfdaemon and returns when it answers.
@@ -51,6 +52,7 @@ func (p Programs) StartDaemon(ctx context.Context, o DaemonOptions) (*Daemon, er
 		Out:  &Tail{},
 		done: make(chan struct{}),
 	}
+	sees(d.Cmd, o.Hosts)
 	d.Cmd.Env = append(Environment(o.Home), o.Env...)
 	d.Cmd.Stdout, d.Cmd.Stderr = d.Out, d.Out
 	if err := d.Cmd.Start(); err != nil {
@@ -87,4 +89,15 @@ func (d *Daemon) Kill() {
 func (d *Daemon) Stop() {
 	_ = d.Cmd.Process.Signal(syscall.SIGTERM) // fails only when it has ended
 	<-d.done
+}
+
+// sees makes a process see a file as /etc/hosts, in a mount namespace that goes
+// with it. The process keeps its id and its program.
+func sees(cmd *exec.Cmd, hosts string) {
+	if hosts == "" {
+		return
+	}
+	cmd.Args = append([]string{"/usr/bin/unshare", "--mount", "--propagation", "private",
+		"/bin/sh", "-c", `mount --bind "$0" /etc/hosts && exec "$@"`, hosts}, cmd.Args...)
+	cmd.Path = cmd.Args[0]
 }

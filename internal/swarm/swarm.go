@@ -163,6 +163,7 @@ type SupernodeOptions struct {
 	Home          string
 	Control, Data int // ports; 0: free ones
 	Args          []string
+	Hosts         string // as in DaemonOptions
 }
 
 // StartSupernode starts a supernode and returns when it answers.
@@ -185,6 +186,7 @@ func (p Programs) StartSupernode(ctx context.Context, o SupernodeOptions) (*Supe
 		Log:  &Tail{},
 		done: make(chan struct{}),
 	}
+	sees(s.Cmd, o.Hosts)
 	s.Cmd.Env = Environment(o.Home)
 	s.Cmd.Stdout, s.Cmd.Stderr = s.Log, s.Log
 	if err := s.Cmd.Start(); err != nil {

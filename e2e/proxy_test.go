@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"dragonfly/e2e/engine"
+	"dragonfly/e2e/registry"
+	"dragonfly/internal/swarm"
+)
+
+// known is a hosts file by which our own processes find names at this machine.
+// Engines do not have it: what they pull from there they pull through us.
+func (w *world) known(names ...string) string {
+	w.Helper()
+	path := filepath.Join(w.dir, "hosts")
+	w.must(os.WriteFile(path, []byte("127.0.0.1 localhost "+strings.Join(names, " ")+"\n"), 0o644))
+	return path
+}
+
+// authority makes a private authority for names.
+func (w *world) authority(names ...string) *registry.Authority {
+	w.Helper()
+	a, err := registry.NewAuthority(w.short(), names...)
+	w.must(err)
+	return a
+}
+
+// proxied is what an engine's environment says about a proxy.
+func proxied(addr string, more ...string) []string {
+	return append([]string{"HTTP_PROXY=" + addr, "HTTPS_PROXY=" + addr, "NO_PROXY="}, more...)
+}
+
+// port is the port of a site.
+func (s *site) port() string { return s.Addr[strings.LastIndexByte(s.Addr, ':')+1:] }
+
+// TestProxy: docker that knows a registry by name only pulls through the
+// proxy, plain HTTP in absolute form and HTTPS through a tunnel.
+func TestProxy(t *testing.T) {
+	w := startEngines(t, "dockerd", "docker", "unshare")
+	hosts, authority := w.known("one.test"), w.authority("one.test")
+	n := w.nodeWith(swarm.DaemonOptions{Registry: "http://127.0.0.1:1", Hosts: hosts,
+		Args: []string{"--node", w.supernode(swarm.SupernodeOptions{Hosts: hosts}).Addr}})
+	for name, o := range map[string]registry.Options{"absolute form": {}, "tunnel": {Authority: authority}} {
+		t.Run(name, func(t *testing.T) {
+			w := w.in(t)
+			s := w.site(o)
+			image := w.push(s, "app/one", usual)
+			at := engine.DockerOptions{Env: proxied(n.addr, "SSL_CERT_FILE="+authority.CA)}
+			if o.Authority == nil {
+				at.Insecure = []string{"one.test:" + s.port()}
+			}
+			d := w.dockerWith(at)
+			ref := "one.test:" + s.port() + "/app/one"
+			w.must(d.Pull(w.ctx, ref))
+			w.isPulled(d, ref, image)
+			w.cost(s, image.Platforms[0].Bytes)
+		})
+	}
+}
+
+// in is the same ground for a subtest, which shares its processes.
+func (w *world) in(t *testing.T) *world {
+	own := *w
+	own.T = t
+	return &own
+}
+
+// TestInterception: dfdaemon opens what goes to one registry by HTTPS, with
+// an authority that gen-ca made.
+func TestInterception(t *testing.T) {
+	w := startEngines(t, "dockerd", "docker", "unshare")
+	hosts, authority := w.known("one.test"), w.authority("one.test")
+	s := w.site(registry.Options{Authority: authority})
+	image := w.push(s, "app/one", usual)
+	ref := "one.test:" + s.port() + "/app/one"
+	dir := w.short()
+	cert, key := filepath.Join(dir, "own.crt"), filepath.Join(dir, "own.key")
+	cmd := exec.CommandContext(w.ctx, filepath.Join(w.Dir, "dfdaemon"), "gen-ca", "--key-output", key, "--cert-output", cert)
+	cmd.Env = swarm.Environment(dir)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("gen-ca: %v\n%s", err, out)
+	}
+	tracker := w.supernode(swarm.SupernodeOptions{Hosts: hosts})
+	for range 2 {
+		s.Reset()
+		n := w.nodeWith(swarm.DaemonOptions{Registry: "http://127.0.0.1:1", Hosts: hosts, Args: []string{"--node", tracker.Addr}, Config: fmt.Sprintf(`
+proxies:
+  - regx: blobs/sha256
+hijack_https:
+  cert: %s
+  key: %s
+  hosts:
+    - regx: ^one\.test:%s$
+      certs: [%s]
+`, cert, key, s.port(), authority.CA)})
+		d := w.dockerWith(engine.DockerOptions{Env: proxied(n.addr, "SSL_CERT_FILE="+cert)})
+		w.must(d.Pull(w.ctx, ref))
+		w.isPulled(d, ref, image)
+		w.cost(s, image.Platforms[0].Bytes)
+	}
+}
+
+// TestPrivateAuthority: a registry with a certificate of a private authority
+// comes through the swarm when dfdaemon is told of it, and is refused else.
+func TestPrivateAuthority(t *testing.T) {
+	w := startEngines(t, "dockerd", "docker")
+	authority := w.authority()
+	s := w.site(registry.Options{Authority: authority})
+	image := w.push(s, "library/one", usual)
+	tracker := w.supernode(swarm.SupernodeOptions{})
+	for i := range 2 {
+		s.Reset()
+		n := w.nodeWith(swarm.DaemonOptions{Registry: s.URL, Args: []string{"--node", tracker.Addr}, Config: "registry_mirror: {certs: [" + authority.CA + "]}\n"})
+		d := w.docker(n.addr)
+		w.must(d.Pull(w.ctx, "one"))
+		w.isPulled(d, "one", image)
+		w.cost(s, []int64{image.Platforms[0].Bytes, 0}[i])
+	}
+	untold := w.node(s.URL, "--node", tracker.Addr)
+	if a := w.ask("GET", untold.addr+"/v2/library/one/manifests/latest"); a.StatusCode != 502 || !strings.Contains(string(a.body), "certificate") {
+		t.Errorf("without the authority: status %d, want 502 that speaks of a certificate: %.300q", a.StatusCode, a.body)
+	}
+}
