@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net/url"
 	"os"
@@ -796,6 +797,9 @@ func (d *Download) Reader(ctx context.Context, span dragonfly.Span) (io.Reader, 
 	for {
 		changed := d.t.change()
 		if h := d.t.holding(); h != nil {
+			if span.To < 0 && len(d.job.Want) > 0 {
+				span.To = math.MaxInt64 // the content's end, whether all of it is here or not
+			}
 			return &reader{ctx: ctx, h: h, d: d, off: span.From, end: span.From, to: span.To}, nil
 		}
 		select {

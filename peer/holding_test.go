@@ -3,12 +3,15 @@
 package peer
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
 
 	"dragonfly"
+	"dragonfly/internal/piecehash"
 )
 
 // bytesOf spreads spans over a small content, so that they can be compared
@@ -64,4 +67,67 @@ func TestMergeGrowsInPlace(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() { spans = merge(spans, dragonfly.Span{From: 0, To: spans[0].To + 1}) }); n != 0 {
 		t.Fatalf("growing a span allocates %v times", n)
 	}
+}
+
+// TestPromises: a consumer was given blocks before their piece was verified. The
+// end comes when the verified piece has the same, and never when it has others.
+func TestPromises(t *testing.T) {
+	const pieceLen = 4 * dragonfly.BlockLen
+	block := func(b byte) (sum piecehash.Block) { sum[0] = b; return sum }
+	for name, k := range map[string]struct {
+		again []piecehash.Block // of the piece, received anew; nil: it was right
+		ok    bool
+	}{
+		"right":         {nil, true},
+		"the same":      {[]piecehash.Block{block(1), block(2), block(9), block(9)}, true},
+		"another block": {[]piecehash.Block{block(1), block(3), block(9), block(9)}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, h, _ := workbench(t, pieceLen)
+			var given []*promise
+			a := h.arrive(0)
+			a.blocks[0], a.blocks[1] = block(1), block(2)
+			if _, err := h.verified(canceled(t), 0, dragonfly.UnknownLength, nil, &given); err == nil {
+				t.Fatal("something was given of nothing")
+			}
+			h.advance(a, dragonfly.Span{From: 0, To: 2*dragonfly.BlockLen + 5}, true)
+			end, err := h.verified(t.Context(), 0, dragonfly.UnknownLength, nil, &given)
+			if err != nil || end != 2*dragonfly.BlockLen || len(given) != 1 {
+				t.Fatalf("given up to %d, %v", end, err)
+			}
+			if k.again != nil {
+				if !h.discard(0, a) {
+					t.Fatal("not discarded")
+				}
+				a = h.arrive(0)
+				copy(a.blocks, k.again)
+			}
+			if _, err := h.content.WriteAt(make([]byte, pieceLen), 0); err != nil {
+				t.Fatal(err)
+			}
+			if err := h.commit(0, dragonfly.PieceDigest{1}); err != nil {
+				t.Fatal(err)
+			}
+			end, err = h.verified(t.Context(), end, dragonfly.UnknownLength, nil, &given)
+			if k.ok && (err != nil || end != pieceLen || len(given) != 0) || !k.ok && !errors.Is(err, errTakenBack) {
+				t.Errorf("given up to %d, %v, %d open", end, err, len(given))
+			}
+		})
+	}
+}
+
+// TestPeersBytesWait: what comes from a peer is given when it is verified.
+func TestPeersBytesWait(t *testing.T) {
+	_, h, _ := workbench(t, 4*dragonfly.BlockLen)
+	var given []*promise
+	h.advance(h.arrive(0), dragonfly.Span{From: 0, To: 2 * dragonfly.BlockLen}, false)
+	if end, err := h.verified(canceled(t), 0, dragonfly.UnknownLength, nil, &given); err == nil {
+		t.Fatalf("given up to %d", end)
+	}
+}
+
+func canceled(t *testing.T) context.Context {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	return ctx
 }

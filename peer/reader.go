@@ -48,8 +48,8 @@ func (r *reader) advance() (err error) {
 	if r.end, err = r.h.verified(r.ctx, r.off, r.to, r.d.done, &r.given); err != nil || r.end > r.off {
 		return err
 	}
-	if r.to >= 0 && r.off >= r.to && len(r.given) == 0 {
-		return io.EOF
+	if len(r.d.job.Want) > 0 && r.off >= r.to && len(r.given) == 0 {
+		return io.EOF // no digest of the whole decides about a part
 	}
 	if err := r.d.Wait(r.ctx); err != nil {
 		return err

@@ -137,7 +137,7 @@ func (k *Machine) checkMember(m *member) error {
 		if ar := m.arrival(n); ar != nil {
 			covered = ar.covered(t.extent(n))
 		}
-		if need := (m.wants || m.p.seed) && !covered; need != m.need.has(n) {
+		if need := (m.p.seed || m.seeks(n)) && !covered; need != m.need.has(n) {
 			return fmt.Errorf("piece %d: needed %v", n, need)
 		}
 	}

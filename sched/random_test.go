@@ -102,6 +102,14 @@ func held(t *rapid.T) dragonfly.PieceSet {
 	return s
 }
 
+// want is mostly nothing, which is all.
+func want(t *rapid.T) dragonfly.PieceSet {
+	if rapid.IntRange(0, 2).Draw(t, "all") > 0 {
+		return dragonfly.PieceSet{}
+	}
+	return held(t)
+}
+
 // one draws and plays one event.
 func (c *chaos) one(t *rapid.T) {
 	task := Task(rapid.IntRange(1, chaosTasks).Draw(t, "task"))
@@ -129,7 +137,7 @@ func (c *chaos) one(t *rapid.T) {
 	case 8:
 		c.step(t, Event{Kind: SourceOpened, Task: task})
 	case 9, 10, 11:
-		c.step(t, Event{Kind: Wanted, Peer: c.peer(t), Task: task, Held: held(t), Serves: piece != 0, Slots: rapid.IntRange(0, 3).Draw(t, "slots")})
+		c.step(t, Event{Kind: Wanted, Peer: c.peer(t), Task: task, Held: held(t), Want: want(t), Serves: piece != 0, Slots: rapid.IntRange(0, 3).Draw(t, "slots")})
 	case 12, 13:
 		c.step(t, Event{Kind: Holding, Peer: c.peer(t), Task: task, Held: held(t)})
 	case 14:

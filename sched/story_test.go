@@ -27,7 +27,7 @@ const mib = 1 << 20
 //	task PIECES | task unknown | length PIECES | closed | opened | ended
 //	join PEER [seed] [whole] [noserve] [host=H] [rack=R] [zone=Z] [up=N]
 //	leave PEER | open PEER [FREE] | close PEER
-//	want PEER [held=N,N-N] [slots=N] [noserve] | hold PEER [held=…] | stop PEER | drop PEER
+//	want PEER [held=N,N-N] [only=N,N-N] [slots=N] [noserve] | hold PEER [held=…] | stop PEER | drop PEER
 //	at PEER PIECE                 reads there
 //	ack|done|got|lost|intact PEER PIECE
 //	fail PEER PIECE REASON [KIB]  what came before that offset in the piece is there
@@ -82,6 +82,9 @@ func render(a Action) string {
 		text := fmt.Sprintf("%s gets %d from %s", name(a.Peer), a.Piece, name(a.Parent))
 		if from := a.Span.From - int64(a.Piece)*mib; from != 0 || a.Span.Len() != mib {
 			text += fmt.Sprintf(" [%dk,%dk)", from/1024, (a.Span.To-int64(a.Piece)*mib)/1024)
+		}
+		if a.More {
+			text += ", more follows"
 		}
 		return text
 	case Cancel:
@@ -188,7 +191,11 @@ func (s *story) line(t *testing.T, line string) {
 			ev.Up, _ = strconv.Atoi(value)
 		case "slots":
 			ev.Slots, _ = strconv.Atoi(value)
-		case "held":
+		case "held", "only":
+			set := &ev.Held
+			if name == "only" {
+				set = &ev.Want
+			}
 			for part := range strings.SplitSeq(value, ",") {
 				lo, hi, ranged := strings.Cut(part, "-")
 				from, _ := strconv.Atoi(lo)
@@ -197,7 +204,7 @@ func (s *story) line(t *testing.T, line string) {
 					to, _ = strconv.Atoi(hi)
 				}
 				for n := from; n <= to; n++ {
-					ev.Held.Add(dragonfly.PieceNum(n))
+					set.Add(dragonfly.PieceNum(n))
 				}
 			}
 		}
@@ -292,3 +299,4 @@ func TestRefusedTwice(t *testing.T)      { golden(t, "refused-twice") }
 func TestReaderJumps(t *testing.T)       { golden(t, "reader-jumps") }
 func TestWholePieces(t *testing.T)       { golden(t, "whole-pieces") }
 func TestChainGoesOn(t *testing.T)       { golden(t, "chain-goes-on") }
+func TestOnlyAPart(t *testing.T)         { golden(t, "only-a-part") }

@@ -56,13 +56,14 @@ func (script) Sync(context.Context, dragonfly.Report) (dragonfly.Work, error) {
 	failed := info
 	failed.Inline, failed.Complete, failed.Members = nil, false, nil
 	failed.Grant = dragonfly.GrantDirect
+	failed.Whole, _ = dragonfly.ParseDigest("sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
 	failed.Failed = &dragonfly.Error{Kind: dragonfly.NotFound, Message: "the source says 404", Status: 404}
 	return dragonfly.Work{
 		Seq: 3,
 		Assignments: []dragonfly.Assignment{{
 			ID: 9, Task: task, Version: version, Piece: 1, Span: dragonfly.Span{From: 4194299, To: 4259835},
 			Parent: dragonfly.Parent{Kind: dragonfly.ParentPeer, Session: "4567", Addrs: []netip.AddrPort{netip.MustParseAddrPort("10.0.0.8:20001")}, CID: "10.0.0.8-1-1.0"},
-			Digest: dragonfly.PieceDigest{1},
+			Digest: dragonfly.PieceDigest{1}, More: true,
 		}},
 		Cancellations: []dragonfly.AssignmentID{8},
 		Manifest:      []dragonfly.Entries{{Task: task, Version: version, First: 2, Digests: []dragonfly.PieceDigest{{2}, {3}}}},
@@ -90,6 +91,7 @@ func conversation(ctx context.Context, tr dragonfly.Tracker) error {
 			Insecure: true, RootCAs: []byte("PEM"), CallSystem: "c",
 		},
 		Serve: true, Slots: 6, Version: version, Layout: info.Layout, Held: dragonfly.NewPieceSet(9), Holding: true, Inline: true,
+		Want: []dragonfly.Span{{From: 5, To: 6}, {From: 9, To: dragonfly.UnknownLength}},
 	})
 	if err != nil {
 		return err
@@ -100,6 +102,7 @@ func conversation(ctx context.Context, tr dragonfly.Tracker) error {
 	_, err = s.Sync(ctx, dragonfly.Report{Seq: 2, Ack: 1, Free: 4, Events: []dragonfly.Event{
 		{Kind: dragonfly.EventVerified, Task: task, Version: version, Piece: 1, Assignment: 9, Digest: dragonfly.PieceDigest{1}},
 		{Kind: dragonfly.EventFailed, Task: task, Version: version, Assignment: 8, Reason: dragonfly.FailSource, Offset: 65536, Failure: &dragonfly.Error{Kind: dragonfly.NotFound, Message: "gone", Status: 410}},
+		{Kind: dragonfly.EventWhole, Task: task, Version: version, Whole: digest},
 		{Kind: dragonfly.EventPosition, Task: task, Version: version, Job: "10.0.0.9-17-1.5", Offset: 1},
 	}})
 	if err != nil {
