@@ -131,7 +131,11 @@ func (p *Proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Method == http.MethodConnect {
 		where = r.Host
 	}
-	http.Error(w, fmt.Sprintf("dfdaemon: the host does not answer: %s %s: %v; check that it runs and that this host can reach it", r.Method, where, bare(err)), http.StatusServiceUnavailable)
+	what, remedy := "does not answer", "check that it runs and that this host can reach it"
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		what, remedy = "shows a certificate that is not trusted", "give its authority in certs of hijack_https.hosts"
+	}
+	http.Error(w, fmt.Sprintf("dfdaemon: the host %s: %s %s: %v; %s", what, r.Method, where, bare(err), remedy), http.StatusServiceUnavailable)
 }
 
 // bare is err without the URL that the HTTP client puts before it.

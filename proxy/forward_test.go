@@ -4,9 +4,11 @@ package proxy_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -108,9 +110,13 @@ func TestForwardFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
-	_, at := serve(t, proxy.Options{})
+	log := &bytes.Buffer{} // written before the answer is
+	_, at := serve(t, proxy.Options{Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
 	c := client(t, at)
-	resp, got := do(t, c, "GET", "http://"+l.Addr().String()+"/path?token="+secret, "")
+	resp, got := do(t, c, "GET", "http://user:"+secret+"@"+l.Addr().String()+"/path?token="+secret, "", "Authorization", secret, "Proxy-Authorization", secret)
+	if text := log.String(); !strings.Contains(text, "could not be forwarded") || strings.Contains(text, secret) {
+		t.Errorf("the log: %s", text)
+	}
 	if resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(got, "GET http://"+l.Addr().String()+"/path") || !strings.Contains(got, "refused") || strings.Contains(got, secret) {
 		t.Errorf("%d %s", resp.StatusCode, got)
 	}

@@ -62,7 +62,12 @@ func dockerConfig(lookup func(string) (string, bool), uid int) string {
 // a browser on this host shows: that can send requests here, and by a name of
 // its own that leads to 127.0.0.1 read the answers too.
 func fromEngine(r *http.Request) bool {
+	return byAddress(r) && r.Header.Get("Origin") == "" && r.Header.Get("Sec-Fetch-Site") == ""
+}
+
+// byAddress says that a client calls this host by an address, or localhost.
+func byAddress(r *http.Request) bool {
 	host := (&url.URL{Host: r.Host}).Hostname()
 	_, err := netip.ParseAddr(host)
-	return (err == nil || login.Local(host)) && r.Header.Get("Origin") == "" && r.Header.Get("Sec-Fetch-Site") == ""
+	return err == nil || login.Local(host)
 }

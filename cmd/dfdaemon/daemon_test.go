@@ -264,17 +264,25 @@ func TestFront(t *testing.T) {
 		if !v.far {
 			r.RemoteAddr = "127.0.0.1:1"
 		}
+		if !r.URL.IsAbs() {
+			r.Host = "localhost:65001"
+		}
 		w := httptest.NewRecorder()
 		front{pages, part("registry"), part("proxy"), v.secret}.ServeHTTP(w, r)
 		if !strings.Contains(w.Body.String(), v.want) {
 			t.Errorf("%s %s: %d %s, want %q", v.method, v.at, w.Code, w.Body, v.want)
 		}
 	}
+	w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "/debug/blobs", nil)
+	r.RemoteAddr, r.Host = "127.0.0.1:1", "evil.example:65001"
+	if (front{pages: pages}).ServeHTTP(w, r); w.Code != http.StatusForbidden {
+		t.Errorf("a page in a browser reads %s", w.Body)
+	}
 	off, err := newPages(defaultConfig(), nil, newTraffic(), part("healthy"), part("blobs"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "/debug/pprof/heap", nil)
+	w, r = httptest.NewRecorder(), httptest.NewRequest("GET", "/debug/pprof/heap", nil)
 	if (front{pages: off}).ServeHTTP(w, r); w.Code != 404 || !strings.Contains(w.Body.String(), "--pprof") {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}

@@ -48,10 +48,11 @@ func page(contentType, text string) http.Handler {
 	})
 }
 
-// local shows a page to clients on this host only.
+// local shows a page to clients on this host only, and to no page in a browser
+// that calls dfdaemon by a name of its own.
 func local(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !proxy.Near(r) {
+		if !proxy.Near(r) || !byAddress(r) {
 			http.Error(w, "this page is for clients on dfdaemon's own host: ask it there, at 127.0.0.1", http.StatusForbidden)
 			return
 		}
