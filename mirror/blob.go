@@ -3,10 +3,13 @@
 package mirror
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
+	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -105,10 +108,8 @@ const patience = time.Second
 
 // blob answers with what the engine brings, or with what the registry says.
 func (m *Mirror) blob(to route, out *http.Request) (*http.Response, error) {
-	job := peer.Job{Pattern: peer.PatternP2P, Guarded: true, Request: dragonfly.Request{URL: out.URL.String(), Header: m.secrets(to, out)}}
-	if to.remote {
-		job.Request.Insecure, job.Request.RootCAs = m.o.Insecure, m.o.RootCAs
-	}
+	job := peer.Job{Pattern: peer.PatternP2P, Guarded: true, Request: dragonfly.Request{URL: out.URL.String(), Header: secrets(to, out)}}
+	job.Request.Insecure, job.Request.RootCAs = to.insecure, to.roots
 	if m.o.Job != nil {
 		m.o.Job(&job)
 	}
@@ -238,19 +239,6 @@ func (b leaving) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// secrets are the headers by which a source decides who may read.
-func (m *Mirror) secrets(_ route, out *http.Request) (h dragonfly.Header) {
-	for _, name := range []string{"Authorization", "Cookie"} {
-		if values := out.Header[name]; len(values) > 0 {
-			if h == nil {
-				h = dragonfly.Header{}
-			}
-			h[name] = values
-		}
-	}
-	return h
-}
-
 // length asks the registry how long a content is: a suffix cannot be found
 // without.
 func (m *Mirror) length(to route, out *http.Request) (int64, error) {
@@ -285,8 +273,12 @@ func (s *stream) response(to route, job peer.Job, want *wanted, out *http.Reques
 	if p := s.d.Progress(); p.Reason != peer.ReasonNone && p.FromSource > 0 {
 		via = "source"
 	}
+	kind := "application/octet-stream"
+	if to.blob.IsZero() {
+		kind = cmp.Or(mime.TypeByExtension(path.Ext(out.URL.Path)), kind)
+	}
 	h := http.Header{
-		"Content-Type":  {"application/octet-stream"},
+		"Content-Type":  {kind},
 		"Accept-Ranges": {"bytes"},
 		taskHeader:      {job.Request.TaskID().String()},
 		viaHeader:       {via},

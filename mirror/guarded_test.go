@@ -14,12 +14,12 @@ import (
 	"sync"
 	"testing"
 
-	"dragonfly/mirror/login"
+	"dragonfly/source"
 )
 
 // guarded is a registry that wants to see something, with its realm.
 type guarded struct {
-	scheme         login.Scheme
+	scheme         source.Scheme
 	user, password string // empty: anybody gets a token
 	service        string
 	silent         bool // /v2/ says nothing, only contents are challenged
@@ -63,9 +63,9 @@ func (g *guarded) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	sent := r.Header.Get("Authorization")
 	granted, known := g.tokens[strings.TrimPrefix(sent, "Bearer ")]
 	user, password, _ := r.BasicAuth()
-	good := map[login.Scheme]bool{
-		login.Open: sent == "", login.Basic: user == g.user && password == g.password,
-		login.Bearer: known && !g.expired && (r.URL.Path == "/v2/" || granted == scope) || g.silent && r.URL.Path == "/v2/",
+	good := map[source.Scheme]bool{
+		source.SchemeNone: sent == "", source.SchemeBasic: user == g.user && password == g.password,
+		source.SchemeBearer: known && !g.expired && (r.URL.Path == "/v2/" || granted == scope) || g.silent && r.URL.Path == "/v2/",
 	}[g.scheme]
 	g.mu.Unlock()
 	if good {
@@ -74,7 +74,7 @@ func (g *guarded) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	g.registry.set(func() { g.registry.requests = append(g.registry.requests, r.Clone(r.Context())) })
 	challenge := `Basic realm="a registry"`
-	if g.scheme == login.Bearer {
+	if g.scheme == source.SchemeBearer {
 		challenge = fmt.Sprintf(`Bearer realm="%s/auth?fixed=1",service="%s"`, g.server.URL, g.service)
 		if r.URL.Path != "/v2/" {
 			challenge += `,scope="` + scope + `"`
@@ -121,8 +121,8 @@ type pathClient struct {
 func (c pathClient) login(repository string) (token string) {
 	c.t.Helper()
 	resp := do(c.t, c.base, "GET", "/v2/", nil, "Docker-Distribution-Api-Version: registry/2.0")
-	challenge := login.ParseChallenge(resp.Header.Values("Www-Authenticate"))
-	if resp.StatusCode != http.StatusUnauthorized || challenge.Scheme != login.Bearer {
+	challenge := source.ParseChallenge(resp.Header.Values("Www-Authenticate"))
+	if resp.StatusCode != http.StatusUnauthorized || challenge.Scheme != source.SchemeBearer {
 		c.t.Fatalf("the ping gives %d and the challenge %q", resp.StatusCode, resp.Header["Www-Authenticate"])
 	}
 	if want := c.base + "/token"; challenge.Realm.String() != want {

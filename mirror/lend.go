@@ -6,7 +6,7 @@ import (
 	"net/http"
 	"strings"
 
-	"dragonfly/mirror/login"
+	"dragonfly/source"
 )
 
 // docker keeps the credentials of a registry to itself when it asks a mirror of
@@ -47,7 +47,7 @@ func (m *Mirror) lend(to route, out *http.Request, answer func(route, *http.Requ
 	if err != nil || resp.StatusCode != http.StatusUnauthorized {
 		return resp, err
 	}
-	if c := login.ParseChallenge(resp.Header.Values("Www-Authenticate")); c.Scheme != login.Open {
+	if c := source.ParseChallenge(resp.Header.Values("Www-Authenticate")); c.Scheme != source.SchemeNone {
 		m.realms.Learn(m.registry(to), c)
 	}
 	next := m.keeper.Refused(out.Context(), m.registry(to), name, authorization)

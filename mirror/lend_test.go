@@ -13,7 +13,7 @@ import (
 	"testing"
 
 	"dragonfly/mirror"
-	"dragonfly/mirror/login"
+	"dragonfly/source"
 )
 
 // logins writes a docker config.json with a login for host.
@@ -44,10 +44,10 @@ func lending(t *testing.T, g *guarded, e mirror.Engine, password string, change 
 // for any. One token serves all.
 func TestLent(t *testing.T) {
 	for name, g := range map[string]*guarded{
-		"token":    {scheme: login.Bearer, service: "one", user: "ann", password: secret},
-		"late":     {scheme: login.Bearer, service: "one", user: "ann", password: secret, silent: true},
-		"password": {scheme: login.Basic, user: "ann", password: secret},
-		"nothing":  {scheme: login.Open},
+		"token":    {scheme: source.SchemeBearer, service: "one", user: "ann", password: secret},
+		"late":     {scheme: source.SchemeBearer, service: "one", user: "ann", password: secret, silent: true},
+		"password": {scheme: source.SchemeBasic, user: "ann", password: secret},
+		"nothing":  {scheme: source.SchemeNone},
 	} {
 		t.Run(name, func(t *testing.T) {
 			blob := random(4, 3000)
@@ -70,7 +70,7 @@ func TestLent(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			if asked := g.realmAsked(); len(asked) > 2 || len(asked) > 0 && g.scheme != login.Bearer {
+			if asked := g.realmAsked(); len(asked) > 2 || len(asked) > 0 && g.scheme != source.SchemeBearer {
 				t.Errorf("the realm was asked %q", asked)
 			}
 		})
@@ -80,7 +80,7 @@ func TestLent(t *testing.T) {
 // TestLentRefused: what the registry says to who has no login, or one that it
 // does not take, is the client's answer; the log says what to do.
 func TestLentRefused(t *testing.T) {
-	g := newGuarded(t, &guarded{scheme: login.Bearer, service: "one", user: "ann", password: secret})
+	g := newGuarded(t, &guarded{scheme: source.SchemeBearer, service: "one", user: "ann", password: secret})
 	for name, s := range map[string]*stand{"wrong password": lending(t, g, &fakeEngine{}, "wrong", nil), "no login": newStand(t, &fakeEngine{}, func(o *mirror.Options) {
 		o.Remote, _ = url.Parse(g.server.URL)
 		o.Logins = logins(t, "other.example", "ann", secret)
@@ -99,8 +99,8 @@ func TestLentRefused(t *testing.T) {
 // TestNotLent: nothing is lent to who has credentials or names a registry, for
 // another registry, for what is no pull, and where the options say so.
 func TestNotLent(t *testing.T) {
-	g := newGuarded(t, &guarded{scheme: login.Bearer, service: "one", user: "ann", password: secret})
-	other := newGuarded(t, &guarded{scheme: login.Basic, user: "ann", password: secret})
+	g := newGuarded(t, &guarded{scheme: source.SchemeBearer, service: "one", user: "ann", password: secret})
+	other := newGuarded(t, &guarded{scheme: source.SchemeBasic, user: "ann", password: secret})
 	s := lending(t, g, &fakeEngine{}, secret, func(o *mirror.Options) {
 		o.Lend = func(r *http.Request) bool { return r.Header.Get("User-Agent") != "a stranger" }
 	})

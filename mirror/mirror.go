@@ -187,7 +187,7 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 func (m *Mirror) roundTrip(out *http.Request) (*http.Response, error) {
 	to := out.Context().Value(routeKey{}).(route)
 	answer := m.blob
-	if to.blob.IsZero() {
+	if to.blob.IsZero() && !to.fetch {
 		answer = m.direct
 	}
 	resp, err := m.lend(to, out, answer)
@@ -218,9 +218,13 @@ func (m *Mirror) failed(w http.ResponseWriter, out *http.Request, err error) {
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded) {
 		status, what = http.StatusGatewayTimeout, "does not answer in time"
 	}
+	behind := "the registry behind the mirror"
+	if to, ok := out.Context().Value(routeKey{}).(route); ok && to.fetch && to.blob.IsZero() {
+		behind = "the server"
+	}
 	w.Header().Set(viaHeader, "direct")
-	refuse(w, status, "UNAVAILABLE", fmt.Sprintf("the registry behind the mirror %s: %s %s: %v; check that it runs and that this host can reach it",
-		what, out.Method, source.Redact(out.URL.String()), bare(err)))
+	refuse(w, status, "UNAVAILABLE", fmt.Sprintf("%s %s: %s %s: %v; check that it runs and that this host can reach it",
+		behind, what, out.Method, source.Redact(out.URL.String()), bare(err)))
 }
 
 // bare is err without the URL that the HTTP client puts before it.

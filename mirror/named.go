@@ -8,7 +8,7 @@ import (
 	"regexp"
 	"strings"
 
-	"dragonfly/mirror/login"
+	"dragonfly/source"
 )
 
 // hostName is what a first path element must look like to be a registry's.
@@ -88,9 +88,9 @@ func (m *Mirror) translate(to route, out *http.Request, resp *http.Response) {
 	if to.element == "" || resp.StatusCode != http.StatusUnauthorized {
 		return
 	}
-	c := login.ParseChallenge(resp.Header.Values("Www-Authenticate"))
+	c := source.ParseChallenge(resp.Header.Values("Www-Authenticate"))
 	switch {
-	case c.Scheme == login.Bearer:
+	case c.Scheme == source.SchemeBearer:
 		m.realms.Learn(m.registry(to), c)
 	case !to.sealed:
 		return // the client asked with a password or without, and may go on so

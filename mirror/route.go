@@ -28,6 +28,7 @@ type route struct {
 	// straight says that the registry wants a certificate of this host: nobody
 	// else can fetch from it in this host's place.
 	straight bool
+	fetch    bool // the engine may bring it although no digest names it
 
 	own     string // URL of the mirror as the client calls it
 	element string // of the path, by which the client named the registry; empty: it did not

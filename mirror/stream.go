@@ -229,6 +229,7 @@ func (s *stream) Close() error {
 func (m *Mirror) rest(to route, out *http.Request, span dragonfly.Span, length int64) (io.ReadCloser, error) {
 	r := out.Clone(out.Context())
 	r.RequestURI = "" // only servers know it
+	m.authorize(to, r)
 	last := ""
 	if span.To >= 0 {
 		last = strconv.FormatInt(span.To-1, 10)

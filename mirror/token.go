@@ -14,7 +14,7 @@ import (
 	"strings"
 	"time"
 
-	"dragonfly/mirror/login"
+	"dragonfly/source"
 )
 
 const (
@@ -109,10 +109,10 @@ func (m *Mirror) token(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	switch c.Scheme {
-	case login.Open:
+	case source.SchemeNone:
 		m.issue(w, pass{Registry: to.registry.Host})
 		return
-	case login.Basic:
+	case source.SchemeBasic:
 		m.issue(w, pass{Registry: to.registry.Host, Authorization: basic(r, q)})
 		return
 	}

@@ -15,8 +15,8 @@ import (
 	"testing"
 
 	"dragonfly/mirror"
-	"dragonfly/mirror/login"
 	"dragonfly/peer"
+	"dragonfly/source"
 )
 
 // TestRegistriesAtOnce: through one mirror a client pulls from two registries
@@ -28,10 +28,10 @@ func TestRegistriesAtOnce(t *testing.T) {
 	engine := &fakeEngine{content: blob}
 	s := newStand(t, engine, nil)
 	all := []*guarded{
-		newGuarded(t, &guarded{scheme: login.Bearer, service: "one", user: "ann", password: secret + "1"}),
-		newGuarded(t, &guarded{scheme: login.Bearer, service: "two", user: "bob", password: secret + "2"}),
-		newGuarded(t, &guarded{scheme: login.Basic, user: "cyd", password: secret + "3"}),
-		newGuarded(t, &guarded{scheme: login.Open, user: "dan", password: secret + "4"}),
+		newGuarded(t, &guarded{scheme: source.SchemeBearer, service: "one", user: "ann", password: secret + "1"}),
+		newGuarded(t, &guarded{scheme: source.SchemeBearer, service: "two", user: "bob", password: secret + "2"}),
+		newGuarded(t, &guarded{scheme: source.SchemeBasic, user: "cyd", password: secret + "3"}),
+		newGuarded(t, &guarded{scheme: source.SchemeNone, user: "dan", password: secret + "4"}),
 	}
 	var wg sync.WaitGroup
 	for _, g := range all {
@@ -52,8 +52,8 @@ func TestRegistriesAtOnce(t *testing.T) {
 		for _, r := range g.registry.asked() {
 			sent := r.Header.Get("Authorization")
 			user, password, _ := r.BasicAuth()
-			if strings.Contains(r.URL.Path, "127.0.0.1") || strings.Contains(sent, "dfdaemon") || g.scheme == login.Open && sent != "" ||
-				g.scheme == login.Basic && r.URL.Path != "/v2/" && (user != "cyd" || password != secret+"3") {
+			if strings.Contains(r.URL.Path, "127.0.0.1") || strings.Contains(sent, "dfdaemon") || g.scheme == source.SchemeNone && sent != "" ||
+				g.scheme == source.SchemeBasic && r.URL.Path != "/v2/" && (user != "cyd" || password != secret+"3") {
 				t.Errorf("%s was asked for %s with Authorization %q", g.service, r.URL, sent)
 			}
 		}
@@ -118,9 +118,9 @@ func TestRealmIsHTTPS(t *testing.T) {
 // TestOwnTokens: one of the mirror's own tokens is good at this mirror, for the
 // one registry that it was given for, and is never sent anywhere.
 func TestOwnTokens(t *testing.T) {
-	basic := newGuarded(t, &guarded{scheme: login.Basic, user: "cyd", password: secret})
-	other := newGuarded(t, &guarded{scheme: login.Basic, user: "cyd", password: secret})
-	open := newGuarded(t, &guarded{scheme: login.Open})
+	basic := newGuarded(t, &guarded{scheme: source.SchemeBasic, user: "cyd", password: secret})
+	other := newGuarded(t, &guarded{scheme: source.SchemeBasic, user: "cyd", password: secret})
+	open := newGuarded(t, &guarded{scheme: source.SchemeNone})
 	s, restarted := newStand(t, &fakeEngine{}, nil), newStand(t, &fakeEngine{}, nil)
 	token := pathClient{t, s.server.URL, "cyd", secret}.login(basic.host() + "/a/b")
 	if plain, err := base64.RawURLEncoding.DecodeString(token[strings.Index(token, ".")+1:]); err != nil || bytes.Contains(plain, []byte(secret)) || bytes.Contains(plain, []byte(base64.StdEncoding.EncodeToString([]byte("cyd:"+secret)))) {
@@ -183,7 +183,7 @@ func TestLoginIsKept(t *testing.T) {
 // TestRemoteInPath: what names no registry, or the mirror's own, gets tokens of
 // the own registry's realm.
 func TestRemoteInPath(t *testing.T) {
-	g := newGuarded(t, &guarded{scheme: login.Bearer, service: "hub"})
+	g := newGuarded(t, &guarded{scheme: source.SchemeBearer, service: "hub"})
 	s := newStand(t, &fakeEngine{}, func(o *mirror.Options) { o.Remote, _ = url.Parse(g.server.URL) })
 	for _, name := range []string{"library/app", g.host() + "/library/app", strings.Replace(g.host(), ":", "_", 1) + "/library/app"} {
 		token := pathClient{t, s.server.URL, "", ""}.login(name)
@@ -200,7 +200,7 @@ func TestRemoteInPath(t *testing.T) {
 
 // TestRefreshToken: a client with an identity token asks by a form.
 func TestRefreshToken(t *testing.T) {
-	g := newGuarded(t, &guarded{scheme: login.Bearer, service: "one", user: "ann", password: secret})
+	g := newGuarded(t, &guarded{scheme: source.SchemeBearer, service: "one", user: "ann", password: secret})
 	s := newStand(t, &fakeEngine{}, nil)
 	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {secret}, "client_id": {"x"}, "service": {"dfdaemon"},
 		"scope": {"repository:" + g.host() + "/a/b:pull"}}
@@ -213,7 +213,7 @@ func TestRefreshToken(t *testing.T) {
 
 // TestTokenRefused: what a realm says against a client reaches it.
 func TestTokenRefused(t *testing.T) {
-	g := newGuarded(t, &guarded{scheme: login.Bearer, service: "one", user: "ann", password: secret})
+	g := newGuarded(t, &guarded{scheme: source.SchemeBearer, service: "one", user: "ann", password: secret})
 	s := newStand(t, &fakeEngine{}, nil)
 	resp, body, _ := s.get("/token?scope=repository:" + g.host() + "/a/b:pull")
 	if resp.StatusCode != http.StatusUnauthorized || string(body) != `{"details":"wrong"}` {
@@ -224,7 +224,7 @@ func TestTokenRefused(t *testing.T) {
 // TestChallengesOnce: a registry is asked once for its challenge, however many
 // clients want tokens.
 func TestChallengesOnce(t *testing.T) {
-	g := newGuarded(t, &guarded{scheme: login.Bearer, service: "one"})
+	g := newGuarded(t, &guarded{scheme: source.SchemeBearer, service: "one"})
 	s := newStand(t, &fakeEngine{}, nil)
 	var wg sync.WaitGroup
 	for range 20 {
@@ -241,7 +241,7 @@ func TestChallengesOnce(t *testing.T) {
 // TestLateChallenge: the challenge of a registry that says nothing at /v2/ is
 // learnt from the first one that it gives.
 func TestLateChallenge(t *testing.T) {
-	g := newGuarded(t, &guarded{scheme: login.Bearer, service: "late", silent: true})
+	g := newGuarded(t, &guarded{scheme: source.SchemeBearer, service: "late", silent: true})
 	s := newStand(t, &fakeEngine{}, nil)
 	name := g.host() + "/a/b"
 	for i, want := range []int{http.StatusUnauthorized, http.StatusOK} {
@@ -330,7 +330,7 @@ func TestPointers(t *testing.T) {
 // TestTokenLimits: what is asked of /token and cannot or may not be done.
 func TestTokenLimits(t *testing.T) {
 	form := "Content-Type: application/x-www-form-urlencoded"
-	inner := newGuarded(t, &guarded{scheme: login.Bearer, service: "inner"})
+	inner := newGuarded(t, &guarded{scheme: source.SchemeBearer, service: "inner"})
 	down := httptest.NewServer(http.NotFoundHandler())
 	down.Close()
 	for name, v := range map[string]struct {

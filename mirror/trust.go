@@ -4,6 +4,7 @@ package mirror
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -36,6 +37,12 @@ type trust struct {
 	insecure bool
 	roots    []byte // PEM, besides the system's
 	own      []tls.Certificate
+}
+
+// key tells t from others that are given for the same host.
+func (t trust) key() string {
+	sum := sha256.Sum256(t.roots)
+	return fmt.Sprintf(" %v %x %d", t.insecure, sum[:8], len(t.own))
 }
 
 // config is t for a connection.
@@ -76,7 +83,7 @@ type ways struct {
 // have changed. A way that cannot be used gives the reason to its callers.
 func (w *ways) to(host string, given trust) way {
 	files := certFiles(w.dirs, host)
-	key, state := host, describe(files)
+	key, state := host+given.key(), describe(files)
 	if state == "" && !given.insecure && len(given.roots)+len(given.own) == 0 {
 		key = "" // one for all
 	}

@@ -81,42 +81,37 @@ func (c *Client) head(ctx context.Context, r dragonfly.Request, u *url.URL, h ht
 // anonymous is a token that the registry's token service gives to everybody;
 // empty: it gives none.
 func (c *Client) anonymous(ctx context.Context, r dragonfly.Request, at *url.URL, challenges []string) string {
-	for _, text := range challenges {
-		challenge, ok := ParseChallenge(text)
-		if !ok || challenge.Scheme != "bearer" || challenge.Params["realm"] == "" {
-			continue
-		}
-		realm, err := at.Parse(challenge.Params["realm"])
-		if err != nil || realm.Scheme != "http" && realm.Scheme != "https" || realm.Hostname() == "" {
-			continue
-		}
-		name, _ := repository(at)
-		query := realm.Query()
-		query.Set("scope", "repository:"+name+":pull")
-		if service := challenge.Params["service"]; service != "" {
-			query.Set("service", service)
-		}
-		realm.RawQuery, realm.User = query.Encode(), nil
-		h, _, err := c.header(nil)
-		if err != nil {
-			continue
-		}
-		a, err := c.get(ctx, dragonfly.Request{Insecure: r.Insecure, RootCAs: r.RootCAs}, realm, h, "")
-		if err != nil {
-			continue
-		}
-		var got struct {
-			Token  string `json:"token"`
-			Access string `json:"access_token"`
-		}
-		if a.resp.StatusCode == http.StatusOK {
-			err = json.NewDecoder(io.LimitReader(a.resp.Body, maxToken)).Decode(&got)
-		}
-		a.discard()
-		for _, token := range []string{got.Token, got.Access} {
-			if err == nil && token != "" && isFieldValue(token) {
-				return token
-			}
+	challenge := ParseChallenge(challenges)
+	if challenge.Scheme != SchemeBearer {
+		return ""
+	}
+	realm := *challenge.Realm
+	name, _ := repository(at)
+	query := realm.Query()
+	query.Set("scope", "repository:"+name+":pull")
+	if challenge.Service != "" {
+		query.Set("service", challenge.Service)
+	}
+	realm.RawQuery = query.Encode()
+	h, _, err := c.header(nil)
+	if err != nil {
+		return ""
+	}
+	a, err := c.get(ctx, dragonfly.Request{Insecure: r.Insecure, RootCAs: r.RootCAs}, &realm, h, "")
+	if err != nil {
+		return ""
+	}
+	defer a.discard()
+	var got struct {
+		Token  string `json:"token"`
+		Access string `json:"access_token"`
+	}
+	if a.resp.StatusCode != http.StatusOK || json.NewDecoder(io.LimitReader(a.resp.Body, maxToken)).Decode(&got) != nil {
+		return ""
+	}
+	for _, token := range []string{got.Token, got.Access} {
+		if token != "" && isFieldValue(token) {
+			return token
 		}
 	}
 	return ""
@@ -143,58 +138,4 @@ func repository(u *url.URL) (name string, ok bool) {
 		}
 	}
 	return "", false
-}
-
-// Challenge is one demand for credentials (RFC 9110, 11.6.1).
-type Challenge struct {
-	Scheme string            // in lower case
-	Params map[string]string // names in lower case
-}
-
-// ParseChallenge reads the first challenge of a WWW-Authenticate value. Not ok:
-// it is not one.
-func ParseChallenge(text string) (c Challenge, ok bool) {
-	scheme, rest, _ := strings.Cut(strings.TrimSpace(text), " ")
-	if !isToken(scheme) {
-		return Challenge{}, false
-	}
-	c = Challenge{strings.ToLower(scheme), map[string]string{}}
-	for {
-		rest = strings.TrimLeft(rest, " \t,")
-		name, after, found := strings.Cut(rest, "=")
-		name = strings.TrimSpace(name)
-		if !found || !isToken(name) { // the end, a token68, or another challenge
-			return c, true
-		}
-		value, left, ok := parameter(strings.TrimLeft(after, " \t"))
-		if !ok {
-			return Challenge{}, false
-		}
-		if name = strings.ToLower(name); c.Params[name] == "" {
-			c.Params[name] = value
-		}
-		rest = left
-	}
-}
-
-// parameter reads a token or a quoted string.
-func parameter(s string) (value, rest string, ok bool) {
-	if !strings.HasPrefix(s, `"`) {
-		end := strings.IndexAny(s, ", \t")
-		if end < 0 {
-			end = len(s)
-		}
-		return s[:end], s[end:], true
-	}
-	var b strings.Builder
-	for i := 1; i < len(s); i++ {
-		switch {
-		case s[i] == '"':
-			return b.String(), s[i+1:], true
-		case s[i] == '\\' && i+1 < len(s):
-			i++
-		}
-		b.WriteByte(s[i])
-	}
-	return "", "", false
 }

@@ -97,46 +97,6 @@ func TestAllowedByServer(t *testing.T) {
 	}
 }
 
-func TestParseChallenge(t *testing.T) {
-	for text, want := range map[string]string{
-		`Bearer realm="https://h/token",service="s",scope="repository:a/b:pull,push"`: "bearer https://h/token s repository:a/b:pull,push",
-		`bearer Realm = "r" , SERVICE=s`:                                              "bearer r s ",
-		`Bearer realm="a\"b",realm="c"`:                                               `bearer a"b  `,
-		`Basic realm="x y"`:                                                           "basic x y  ",
-		`Basic`:                                                                       "basic   ",
-		`Bearer realm="r", Basic realm="b"`:                                           "bearer r  ",
-		`Negotiate dG9rZW4=`:                                                          "negotiate   ",
-		`Bearer realm="r`:                                                             "",
-		``:                                                                            "",
-		`"x" y`:                                                                       "",
-	} {
-		c, ok := ParseChallenge(text)
-		got := ""
-		if ok {
-			got = strings.Join([]string{c.Scheme, c.Params["realm"], c.Params["service"], c.Params["scope"]}, " ")
-		}
-		if got != want {
-			t.Errorf("%s: %q, want %q", text, got, want)
-		}
-	}
-}
-
-func FuzzParseChallenge(f *testing.F) {
-	f.Add(`Bearer realm="https://h/token",service="s",scope="x"`)
-	f.Add(`Basic realm="a\"b", x=y`)
-	f.Fuzz(func(t *testing.T, text string) {
-		c, ok := ParseChallenge(text)
-		if ok && (c.Scheme == "" || c.Scheme != strings.ToLower(c.Scheme)) {
-			t.Fatalf("%q: scheme %q", text, c.Scheme)
-		}
-		for name := range c.Params {
-			if !isToken(name) {
-				t.Fatalf("%q: %q", text, name)
-			}
-		}
-	})
-}
-
 func TestRepository(t *testing.T) {
 	for url, want := range map[string]string{
 		"https://h/v2/a/b/blobs/sha256:1":        "a/b",

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"dragonfly"
+	"dragonfly/source"
 	"dragonfly/mirror/login"
 )
 
@@ -140,7 +141,7 @@ func (p *pulling) manifest(ctx context.Context, reference string) (m manifest, e
 	}
 	if resp.StatusCode == http.StatusUnauthorized && p.token == "" {
 		resp.Body.Close()
-		if p.token, err = p.login(ctx, login.ParseChallenge(resp.Header.Values("Www-Authenticate"))); err != nil {
+		if p.token, err = p.login(ctx, source.ParseChallenge(resp.Header.Values("Www-Authenticate"))); err != nil {
 			return m, err
 		}
 		if resp, err = p.get(ctx, p.base+"/manifests/"+reference); err != nil {
@@ -184,8 +185,8 @@ func (p *pulling) get(ctx context.Context, path string) (*http.Response, error) 
 }
 
 // login gets a token that everybody is given.
-func (p *pulling) login(ctx context.Context, c login.Challenge) (token string, err error) {
-	if c.Scheme != login.Bearer {
+func (p *pulling) login(ctx context.Context, c source.Challenge) (token string, err error) {
+	if c.Scheme != source.SchemeBearer {
 		return "", errors.New("the registry does not give it to everybody, and doctor asks without a password")
 	}
 	query := url.Values{"scope": {c.Scope}}

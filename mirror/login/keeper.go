@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"dragonfly/source"
 )
 
 const (
@@ -132,11 +134,11 @@ func (k *Keeper) fetch(ctx context.Context, r Registry, repository string, found
 		return "", 0, err
 	}
 	switch {
-	case c.Scheme == Open:
+	case c.Scheme == source.SchemeNone:
 		return "", 0, nil // asked anew each time: it may be found to want something
-	case c.Scheme == Bearer && found.registry != "":
+	case c.Scheme == source.SchemeBearer && found.registry != "":
 		return "Bearer " + found.registry, credentialLife, nil
-	case c.Scheme == Bearer:
+	case c.Scheme == source.SchemeBearer:
 		token, life, err := r.token(ctx, c, repository, found)
 		if err != nil {
 			return "", 0, err
@@ -154,7 +156,7 @@ func (c credential) basic() string {
 
 // token asks the realm of c for a token that lets pull a repository, and says
 // how long it can be used.
-func (r Registry) token(ctx context.Context, c Challenge, repository string, found credential) (token string, life time.Duration, err error) {
+func (r Registry) token(ctx context.Context, c source.Challenge, repository string, found credential) (token string, life time.Duration, err error) {
 	q := url.Values{}
 	if c.Service != "" {
 		q.Set("service", c.Service)

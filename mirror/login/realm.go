@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"dragonfly/source"
 )
 
 const (
@@ -36,32 +38,32 @@ type Registry struct {
 
 // Realms asks registries for their challenges and remembers them. The zero
 // Realms is ready; its methods may be called from many goroutines.
-type Realms struct{ challenges book[Challenge] }
+type Realms struct{ challenges book[source.Challenge] }
 
-// Challenge is what r wants, by its answer to GET /v2/, remembered some
-// minutes. It is the zero Challenge for a registry that answers anything but a
+// source.Challenge is what r wants, by its answer to GET /v2/, remembered some
+// minutes. It is the zero source.Challenge for a registry that answers anything but a
 // challenge; only one that cannot be asked is an error.
-func (s *Realms) Challenge(ctx context.Context, r Registry) (Challenge, error) {
-	return s.challenges.get(ctx, r.URL.String(), func(ctx context.Context) (Challenge, time.Duration, error) {
+func (s *Realms) Challenge(ctx context.Context, r Registry) (source.Challenge, error) {
+	return s.challenges.get(ctx, r.URL.String(), func(ctx context.Context) (source.Challenge, time.Duration, error) {
 		ctx, cancel := context.WithTimeout(ctx, realmTime)
 		defer cancel()
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.URL.JoinPath("/v2/").String(), nil)
 		if err != nil {
-			return Challenge{}, 0, err
+			return source.Challenge{}, 0, err
 		}
 		req.Header.Set("User-Agent", userAgent)
 		resp, err := r.client().Do(req)
 		if err != nil {
-			return Challenge{}, 0, fmt.Errorf("ask the registry %s what it wants: %w", r.URL.Host, bare(err))
+			return source.Challenge{}, 0, fmt.Errorf("ask the registry %s what it wants: %w", r.URL.Host, bare(err))
 		}
 		resp.Body.Close()
 		if resp.StatusCode >= http.StatusInternalServerError || resp.StatusCode == http.StatusTooManyRequests {
-			return Challenge{}, 0, fmt.Errorf("ask the registry %s what it wants: it answers %d", r.URL.Host, resp.StatusCode)
+			return source.Challenge{}, 0, fmt.Errorf("ask the registry %s what it wants: it answers %d", r.URL.Host, resp.StatusCode)
 		}
 		if resp.StatusCode != http.StatusUnauthorized {
-			return Challenge{}, challengeLife, nil
+			return source.Challenge{}, challengeLife, nil
 		}
-		c := ParseChallenge(resp.Header.Values("Www-Authenticate"))
+		c := source.ParseChallenge(resp.Header.Values("Www-Authenticate"))
 		c.Scope, c.Problem = "", ""
 		return c, challengeLife, nil
 	})
@@ -69,7 +71,7 @@ func (s *Realms) Challenge(ctx context.Context, r Registry) (Challenge, error) {
 
 // Learn takes over a challenge that r gave unasked: some give it for their
 // contents only and not for /v2/.
-func (s *Realms) Learn(r Registry, c Challenge) {
+func (s *Realms) Learn(r Registry, c source.Challenge) {
 	c.Scope, c.Problem = "", ""
 	s.challenges.put(r.URL.String(), c, challengeLife)
 }
@@ -78,8 +80,8 @@ func (s *Realms) Learn(r Registry, c Challenge) {
 // with q in the query or, if post is set, by POST as a form. authorization may
 // be empty. The answer is the realm's own, whatever it says; the caller closes
 // its body and bounds what it reads of it.
-func (r Registry) Ask(ctx context.Context, c Challenge, q url.Values, post bool, authorization string) (*http.Response, error) {
-	if c.Scheme != Bearer || c.Realm == nil {
+func (r Registry) Ask(ctx context.Context, c source.Challenge, q url.Values, post bool, authorization string) (*http.Response, error) {
+	if c.Scheme != source.SchemeBearer || c.Realm == nil {
 		return nil, errors.New("the registry " + r.URL.Host + " wants no token")
 	}
 	if err := r.allows(c.Realm); err != nil {

@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"dragonfly/source"
 )
 
 type roundTripper func(*http.Request) (*http.Response, error)
@@ -53,7 +55,7 @@ func TestWhereCredentialsGo(t *testing.T) {
 			}
 			return resp, nil
 		})}
-		resp, err := r.Ask(t.Context(), Challenge{Scheme: Bearer, Realm: realm}, url.Values{"x": {secret}}, v.post, "Basic "+secret)
+		resp, err := r.Ask(t.Context(), source.Challenge{Scheme: source.SchemeBearer, Realm: realm}, url.Values{"x": {secret}}, v.post, "Basic "+secret)
 		if err == nil {
 			resp.Body.Close()
 		}
@@ -69,7 +71,7 @@ func TestWhereCredentialsGo(t *testing.T) {
 			t.Errorf("%+v: %d requests", v, len(asked))
 		}
 	}
-	if _, err := (Registry{URL: &url.URL{Host: "r.example"}}).Ask(t.Context(), Challenge{Scheme: Basic}, nil, false, ""); err == nil {
+	if _, err := (Registry{URL: &url.URL{Host: "r.example"}}).Ask(t.Context(), source.Challenge{Scheme: source.SchemeBasic}, nil, false, ""); err == nil {
 		t.Error("a registry without a realm was asked for a token")
 	}
 }

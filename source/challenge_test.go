@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package login
+package source
 
 import (
 	"net/url"
@@ -12,16 +12,16 @@ import (
 
 func TestParseChallenge(t *testing.T) {
 	realm, _ := url.Parse("https://auth.example/token?x=1")
-	bearer := Challenge{Scheme: Bearer, Realm: realm}
-	whole := Challenge{Scheme: Bearer, Realm: realm, Service: "registry, own", Scope: "repository:a/b:pull,push", Problem: "invalid_token"}
+	bearer := Challenge{Scheme: SchemeBearer, Realm: realm}
+	whole := Challenge{Scheme: SchemeBearer, Realm: realm, Service: "registry, own", Scope: "repository:a/b:pull,push", Problem: "invalid_token"}
 	for _, v := range []struct {
 		header []string
 		want   Challenge
 	}{
 		{nil, Challenge{}},
 		{[]string{""}, Challenge{}},
-		{[]string{`Basic realm="x"`}, Challenge{Scheme: Basic}},
-		{[]string{`BASIC`}, Challenge{Scheme: Basic}},
+		{[]string{`Basic realm="x"`}, Challenge{Scheme: SchemeBasic}},
+		{[]string{`BASIC`}, Challenge{Scheme: SchemeBasic}},
 		{[]string{`Negotiate`}, Challenge{}},
 		{[]string{`Bearer realm="https://auth.example/token?x=1"`}, bearer},
 		{[]string{`bearer Realm = "https://auth.example/token?x=1"`}, bearer},
@@ -30,8 +30,8 @@ func TestParseChallenge(t *testing.T) {
 		{[]string{`Bearer service="registry, own", scope="repository:a/b:pull,push", error=invalid_token , realm="https:\/\/auth.example/token?x=1"`}, whole},
 		{[]string{`Basic realm="x", Bearer realm="https://auth.example/token?x=1"`}, bearer},
 		{[]string{`Bearer realm="https://auth.example/token?x=1"`, `Basic realm="x"`}, bearer},
-		{[]string{`Negotiate YII=, Basic realm="x"`}, Challenge{Scheme: Basic}},
-		{[]string{`Bearer realm="/token"`, `Basic realm="x"`}, Challenge{Scheme: Basic}},
+		{[]string{`Negotiate YII=, Basic realm="x"`}, Challenge{Scheme: SchemeBasic}},
+		{[]string{`Bearer realm="/token"`, `Basic realm="x"`}, Challenge{Scheme: SchemeBasic}},
 		{[]string{`Bearer realm="https://u:p@auth.example/token"`}, Challenge{}},
 		{[]string{`Bearer realm="ftp://auth.example/token"`}, Challenge{}},
 		{[]string{`Bearer realm="https://auth.example/token?x=1`}, Challenge{}},
@@ -52,10 +52,10 @@ func FuzzParseChallenge(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		c := ParseChallenge([]string{s})
-		if c.Scheme != Bearer && c != (Challenge{Scheme: c.Scheme}) {
+		if c.Scheme != SchemeBearer && c != (Challenge{Scheme: c.Scheme}) {
 			t.Errorf("%q gives %+v", s, c)
 		}
-		if c.Scheme == Bearer && (c.Realm == nil || c.Realm.Hostname() == "" || c.Realm.User != nil || !strings.HasPrefix(c.Realm.Scheme, "http")) {
+		if c.Scheme == SchemeBearer && (c.Realm == nil || c.Realm.Hostname() == "" || c.Realm.User != nil || !strings.HasPrefix(c.Realm.Scheme, "http")) {
 			t.Errorf("%q gives the realm %s", s, c.Realm)
 		}
 		if len(offers(s)) > maxOffers {

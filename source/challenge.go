@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package login
+package source
 
 import (
 	"net/url"
@@ -11,16 +11,16 @@ import (
 type Scheme int
 
 const (
-	Open   Scheme = iota // the registry asks nothing, or nothing that is known here
-	Basic                // user and password with each request
-	Bearer               // a token of the realm with each request
+	SchemeNone   Scheme = iota // the registry asks nothing, or nothing that is known here
+	SchemeBasic                // user and password with each request
+	SchemeBearer               // a token of the realm with each request
 )
 
 // Challenge is what a registry wants. The zero Challenge is that of one which
 // wants nothing.
 type Challenge struct {
 	Scheme  Scheme
-	Realm   *url.URL // absolute, http or https, without user; nil unless Bearer
+	Realm   *url.URL // absolute, http or https, without user; nil unless SchemeBearer
 	Service string
 	Scope   string // of the resource that was asked for, if the registry said it
 	Problem string // why a token was refused, as in insufficient_scope
@@ -33,14 +33,14 @@ func ParseChallenge(values []string) (best Challenge) {
 	for _, v := range values {
 		for _, offer := range offers(v) {
 			switch {
-			case best.Scheme < Bearer && strings.EqualFold(offer.scheme, "bearer"):
+			case best.Scheme < SchemeBearer && strings.EqualFold(offer.scheme, "bearer"):
 				u, err := url.Parse(offer.params["realm"])
 				if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil {
 					continue
 				}
-				best = Challenge{Scheme: Bearer, Realm: u, Service: offer.params["service"], Scope: offer.params["scope"], Problem: offer.params["error"]}
-			case best.Scheme < Basic && strings.EqualFold(offer.scheme, "basic"):
-				best = Challenge{Scheme: Basic}
+				best = Challenge{Scheme: SchemeBearer, Realm: u, Service: offer.params["service"], Scope: offer.params["scope"], Problem: offer.params["error"]}
+			case best.Scheme < SchemeBasic && strings.EqualFold(offer.scheme, "basic"):
+				best = Challenge{Scheme: SchemeBasic}
 			}
 		}
 	}
