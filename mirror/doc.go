@@ -19,12 +19,12 @@
 // mirror's own token for it, sealed, holds that. All others get the challenges of
 // their registry unaltered.
 //
-// A plain GET of /v2/NAME/blobs/sha256:H is answered by the engine: the bytes
-// flow to the client as they are verified. Everything else (manifests, tags,
-// uploads, HEAD, ranges, conditions) passes straight through, and so does a
-// blob that the engine cannot begin: what reaches the client then, challenges
-// and errors included, is the registry's own answer. Answers say which way
-// they came in X-Dragonfly-Via:
+// A GET of /v2/NAME/blobs/sha256:H, of all of it or of ranges, is answered by the
+// engine: the bytes flow to the client as they come, and of a range only the
+// pieces that it touches are fetched. Everything else (manifests, tags, uploads,
+// HEAD, conditions) passes straight through, and so does a blob that the engine
+// cannot begin: what reaches the client then, challenges and errors included, is
+// the registry's own answer. Answers say which way they came in X-Dragonfly-Via:
 //
 //	swarm    through the engine, from the swarm or from what this host holds
 //	source   through the engine, which read the registry by itself since no
@@ -32,17 +32,16 @@
 //	direct   straight from the registry
 //
 // Invariants:
-//   - A client never takes a part or a wrong content for the whole. Each stream
-//     is hashed on its way, and its last bytes are held back until the digest
-//     is right; else the transfer is aborted. A stream that the engine loses is
-//     continued from the registry at the byte that it had reached.
+//   - A client never takes a part or a wrong content for the whole. The engine
+//     verifies all that it gives, and the last bytes of an answer are held back
+//     until it says that all was right; else the transfer is aborted. A stream
+//     that the engine loses is continued from the registry at the byte that it
+//     had reached.
 //   - The engine costs a client no more than a second: when it gave no byte
 //     until then, the registry is asked beside it, and who is first serves.
-//   - A request that carries credentials goes straight to the registry and
-//     never to the engine, since the swarm does not yet ask whether somebody
-//     may read what another one was given. So only what the registry gives to
-//     anybody is ever shared. A registry that wants a token even for public
-//     content, as Docker Hub does, is read straight for that reason.
+//   - Nobody is given what the registry would not give him: the supernode asks
+//     it, or this host does where there is none. Credentials go to the registry
+//     and to the supernode, which needs them to read there, and to nobody else.
 //   - Credentials of this host are lent for pulls from the mirror's own registry
 //     only, to clients that neither name a registry nor bring credentials.
 //   - Credentials of a client go to the registry that it named for them, or to
