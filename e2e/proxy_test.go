@@ -65,10 +65,10 @@ func TestProxy(t *testing.T) {
 	}
 }
 
-// in is the same ground for a subtest, which shares its processes.
+// in is the ground of a subtest: a directory of its own, the same processes.
 func (w *world) in(t *testing.T) *world {
 	own := *w
-	own.T = t
+	own.T, own.dir = t, t.TempDir()
 	return &own
 }
 

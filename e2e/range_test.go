@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"dragonfly/e2e/registry"
 	"dragonfly/internal/swarm"
 )
 
@@ -103,4 +104,29 @@ func TestCurlResumes(t *testing.T) {
 		}
 	}
 	w.isContent(out, want)
+}
+
+// TestRangeCost: a range costs the registry the pieces that it touches, and
+// the same one on another host nothing.
+func TestRangeCost(t *testing.T) {
+	w := startEngines(t)
+	s := w.site(registry.Options{})
+	image := w.push(s, "library/one", registry.ImageOptions{Seed: 3, Layers: 1, LayerLen: 40 * mib})
+	tracker := w.supernode(swarm.SupernodeOptions{})
+	digest := image.Platforms[0].Layers[0]
+	blob := image.Blob(digest)
+	for i := range 2 {
+		n := w.node(s.URL, "--node", tracker.Addr)
+		for _, from := range []int{len(blob) - 1000, 20 * mib} { // as lazy snapshotters begin with the end
+			s.Reset()
+			a := w.ask("GET", n.addr+"/v2/library/one/blobs/"+digest, "Range", fmt.Sprintf("bytes=%d-%d", from, from+999))
+			if a.err != nil || a.StatusCode != http.StatusPartialContent || !bytes.Equal(a.body, blob[from:from+1000]) {
+				t.Errorf("status %d with %d bytes, %v", a.StatusCode, len(a.body), a.err)
+			}
+			// What the source sends before it is told to stop is counted, too.
+			if got, most := s.BlobBytes(), []int64{3 * piece, 0}[i]; got > most {
+				t.Errorf("host %d: 1000 bytes from %d on cost the registry %d, want at most %d", i+1, from, got, most)
+			}
+		}
+	}
 }

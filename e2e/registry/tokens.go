@@ -33,8 +33,9 @@ type Tokens struct {
 	server *httptest.Server
 	key    *ecdsa.PrivateKey
 
-	mu    sync.Mutex
-	asked []string // guarded by mu: "user scope", user is "-" for nobody
+	mu     sync.Mutex // guards all below
+	asked  []string   // "user scope", user is "-" for nobody
+	closed bool       // nothing is public
 }
 
 // NewTokens starts a token server. Close it.
@@ -59,6 +60,13 @@ func (t *Tokens) Asked() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return slices.Clone(t.asked)
+}
+
+// Closed says whether everything is for User only.
+func (t *Tokens) Closed(closed bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = closed
 }
 
 // serve answers GET with Basic credentials or without, and the form of OAuth 2.
@@ -103,6 +111,9 @@ func (t *Tokens) Sign(user string, scopes ...string) (string, error) {
 		Name    string   `json:"name"`
 		Actions []string `json:"actions"`
 	}
+	t.mu.Lock()
+	closed := t.closed
+	t.mu.Unlock()
 	granted := []access{}
 	for _, s := range scopes {
 		kind, rest, _ := strings.Cut(s, ":")
@@ -111,7 +122,7 @@ func (t *Tokens) Sign(user string, scopes ...string) (string, error) {
 			continue
 		}
 		a := access{kind, rest[:at], strings.Split(rest[at+1:], ",")}
-		open := strings.HasPrefix(a.Name, "library/") || strings.HasPrefix(a.Name, "public/")
+		open := !closed && (strings.HasPrefix(a.Name, "library/") || strings.HasPrefix(a.Name, "public/"))
 		a.Actions = slices.DeleteFunc(a.Actions, func(action string) bool { return user != User && (!open || action != "pull") })
 		granted = append(granted, a)
 	}
