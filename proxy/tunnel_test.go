@@ -114,11 +114,11 @@ func TestTunnelEnds(t *testing.T) {
 		seen.until(t, "the tunnel is closed", func() bool { return seen.closed == 1 })
 	})
 	t.Run("busy one way", func(t *testing.T) {
-		const idle, beats = 200 * time.Millisecond, 12
+		const idle, beats = time.Second, 10
 		_, at := serve(t, proxy.Options{TunnelIdle: idle})
 		_, in := connect(t, at, host(t, func(c *net.TCPConn) {
 			for range beats {
-				<-time.After(idle / 3)
+				<-time.After(idle / 6)
 				if _, err := c.Write([]byte("x")); err != nil {
 					return
 				}
