@@ -85,27 +85,30 @@ proxies:
   redirect: %s
   use_https: true
   direct: true
+- regx: ^https://%s/v2/.*/blobs/sha256
 hijack_https:
   cert: %s
   key: %s
   hosts:
   - regx: ^%s$
     certs: [%s]
-`, host(plain), host(opened), cert, key, host(opened), roots0), "--registry", plain.URL)
+`, host(plain), host(opened), host(opened), cert, key, host(opened), roots0), "--registry", plain.URL)
 	c := d.through(roots(ours.Leaf, closed.Certificate()))
-	for at, want := range map[string]string{
-		"http://old.example" + path: "plain", "http://secure.example" + path: "plain", plain.URL + path: "plain", opened.URL + path: "plain", closed.URL + path: "plain",
+	for at, via := range map[string]string{
+		"http://old.example" + path: "source", "http://secure.example" + path: "proxy", plain.URL + path: "proxy", opened.URL + path: "source",
+		opened.URL + "/v2/": "proxy", closed.URL + path: "",
 	} {
 		resp, body := fetch(t, c, at)
-		if body != want {
-			t.Errorf("%s: %d %s", at, resp.StatusCode, body)
+		if body != "plain" && !strings.HasSuffix(at, "/v2/") || resp.StatusCode != 200 || resp.Header.Get(viaHeader) != via {
+			t.Errorf("%s: %d via %q: %s", at, resp.StatusCode, resp.Header.Get(viaHeader), body)
 		}
-		if via := resp.Header.Get(viaHeader); (via == "") != (at == closed.URL+path) {
-			t.Errorf("%s: via %q", at, via)
-		}
-		if at == opened.URL+path && resp.TLS.PeerCertificates[0].Issuer.String() != ours.Leaf.Subject.String() {
+		if strings.HasPrefix(at, opened.URL) && resp.TLS.PeerCertificates[0].Issuer.String() != ours.Leaf.Subject.String() {
 			t.Errorf("the certificate is of %s", resp.TLS.PeerCertificates[0].Issuer)
 		}
+	}
+	direct := d.through(nil)
+	if _, body := fetch(t, direct, "http://old.example"+path, "Range", "bytes=1-2"); body != "la" {
+		t.Errorf("a part: %q", body)
 	}
 	var text string
 	until(t, "a tunnel is open and its end counted", func() bool {

@@ -15,8 +15,8 @@ import (
 	"strings"
 
 	"dragonfly"
-	"dragonfly/source"
 	"dragonfly/mirror/login"
+	"dragonfly/source"
 )
 
 // image is what a user calls one: registry, repository, and tag or digest.

@@ -220,7 +220,7 @@ func newDaemon(c *config, w wares, args []string, o mirror.Options, recent *pass
 	t, trail := newTraffic(), proxy.NewTrail()
 	wrap := func(h http.Handler) http.Handler { return t.count(trail.Handler(h), recent.answered) }
 	d.proxy, err = proxy.New(proxy.Options{
-		Rules: c.rules(), Hosts: w.hosts, Certificate: w.shown, Wrap: wrap, Passwords: w.passwords,
+		Rules: c.rules(), Swarm: anyURL{swarm}, Hosts: w.hosts, Certificate: w.shown, Wrap: wrap, Passwords: w.passwords,
 		Self: self(c.listens()).leads, Upstream: o.Proxy, Observer: t, Log: o.Log,
 	})
 	if err != nil {
@@ -236,6 +236,13 @@ func newDaemon(c *config, w wares, args []string, o mirror.Options, recent *pass
 	d.server.Protocols = new(http.Protocols)
 	d.server.Protocols.SetHTTP1(true)
 	return d, nil
+}
+
+// anyURL is the mirror as the proxy takes it for what its rules send there.
+type anyURL struct{ *mirror.Mirror }
+
+func (m anyURL) ServeURL(w http.ResponseWriter, r *http.Request, trust proxy.Trust) {
+	m.Mirror.ServeURL(w, r, trust.Insecure, trust.RootCAs)
 }
 
 // idle is an engine that never begins.
