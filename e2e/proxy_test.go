@@ -41,26 +41,41 @@ func proxied(addr string, more ...string) []string {
 func (s *site) port() string { return s.Addr[strings.LastIndexByte(s.Addr, ':')+1:] }
 
 // TestProxy: docker that knows a registry by name only pulls through the
-// proxy, plain HTTP in absolute form and HTTPS through a tunnel.
+// proxy: plain HTTP in absolute form, whose blobs come by the swarm as a rule
+// says, and HTTPS through a tunnel, of which dfdaemon sees nothing.
 func TestProxy(t *testing.T) {
 	w := startEngines(t, "dockerd", "docker", "unshare")
 	hosts, authority := w.known("one.test"), w.authority("one.test")
-	n := w.nodeWith(swarm.DaemonOptions{Registry: "http://127.0.0.1:1", Hosts: hosts,
-		Args: []string{"--node", w.supernode(swarm.SupernodeOptions{Hosts: hosts}).Addr}})
-	for name, o := range map[string]registry.Options{"absolute form": {}, "tunnel": {Authority: authority}} {
+	tracker := w.supernode(swarm.SupernodeOptions{Hosts: hosts})
+	for name, c := range map[string]struct {
+		o      registry.Options
+		shared bool
+	}{
+		"absolute form": {registry.Options{}, true},
+		"tunnel":        {registry.Options{Authority: authority}, false},
+	} {
 		t.Run(name, func(t *testing.T) {
 			w := w.in(t)
-			s := w.site(o)
+			s := w.site(c.o)
 			image := w.push(s, "app/one", usual)
-			at := engine.DockerOptions{Env: proxied(n.addr, "SSL_CERT_FILE="+authority.CA)}
-			if o.Authority == nil {
-				at.Insecure = []string{"one.test:" + s.port()}
-			}
-			d := w.dockerWith(at)
 			ref := "one.test:" + s.port() + "/app/one"
-			w.must(d.Pull(w.ctx, ref))
-			w.isPulled(d, ref, image)
-			w.cost(s, image.Platforms[0].Bytes)
+			for i := range 2 {
+				s.Reset()
+				n := w.nodeWith(swarm.DaemonOptions{Registry: "http://127.0.0.1:1", Hosts: hosts, Args: []string{"--node", tracker.Addr},
+					Config: "proxies: [{regx: blobs/sha256}]\n"})
+				o := engine.DockerOptions{Env: proxied(n.addr, "SSL_CERT_FILE="+authority.CA)}
+				if c.o.Authority == nil {
+					o.Insecure = []string{"one.test:" + s.port()}
+				}
+				d := w.dockerWith(o)
+				w.must(d.Pull(w.ctx, ref))
+				w.isPulled(d, ref, image)
+				if i > 0 && c.shared {
+					w.cost(s, 0)
+				} else {
+					w.cost(s, image.Platforms[0].Bytes)
+				}
+			}
 		})
 	}
 }
@@ -73,7 +88,7 @@ func (w *world) in(t *testing.T) *world {
 }
 
 // TestInterception: dfdaemon opens what goes to one registry by HTTPS, with
-// an authority that gen-ca made.
+// an authority that gen-ca made, and its blobs come by the swarm.
 func TestInterception(t *testing.T) {
 	w := startEngines(t, "dockerd", "docker", "unshare")
 	hosts, authority := w.known("one.test"), w.authority("one.test")
@@ -88,7 +103,7 @@ func TestInterception(t *testing.T) {
 		t.Fatalf("gen-ca: %v\n%s", err, out)
 	}
 	tracker := w.supernode(swarm.SupernodeOptions{Hosts: hosts})
-	for range 2 {
+	for _, cost := range []int64{image.Platforms[0].Bytes, 0} {
 		s.Reset()
 		n := w.nodeWith(swarm.DaemonOptions{Registry: "http://127.0.0.1:1", Hosts: hosts, Args: []string{"--node", tracker.Addr}, Config: fmt.Sprintf(`
 proxies:
@@ -103,7 +118,7 @@ hijack_https:
 		d := w.dockerWith(engine.DockerOptions{Env: proxied(n.addr, "SSL_CERT_FILE="+cert)})
 		w.must(d.Pull(w.ctx, ref))
 		w.isPulled(d, ref, image)
-		w.cost(s, image.Platforms[0].Bytes)
+		w.cost(s, cost)
 	}
 }
 
