@@ -14,13 +14,14 @@ import (
 // Containerd is a running containerd, asked by ctr.
 type Containerd struct {
 	*daemon
-	dir string
+	HostsDir string // as in ctr's --hosts-dir
+	dir      string
 }
 
 // StartContainerd starts a containerd that keeps all in dir, whose path must
 // be short, and returns when it answers.
 func StartContainerd(ctx context.Context, dir string) (*Containerd, error) {
-	c := &Containerd{dir: dir}
+	c := &Containerd{dir: dir, HostsDir: filepath.Join(dir, "hosts")}
 	config := filepath.Join(dir, "config.toml")
 	text := fmt.Sprintf(`version = 2
 root = %q
@@ -50,15 +51,12 @@ func (c *Containerd) ctr(ctx context.Context, args ...string) (string, error) {
 // Hosts writes the hosts.toml of a registry (or of _default), with what would
 // follow the server line.
 func (c *Containerd) Hosts(registry, text string) error {
-	dir := filepath.Join(c.hosts(), registry)
+	dir := filepath.Join(c.HostsDir, registry)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(text), 0o644)
 }
-
-// hosts is what --hosts-dir names.
-func (c *Containerd) hosts() string { return filepath.Join(c.dir, "hosts") }
 
 // Mirror is what hosts.toml says about a mirror.
 func Mirror(url string) string {
@@ -67,7 +65,7 @@ func Mirror(url string) string {
 
 // Pull pulls an image by the hosts that were written.
 func (c *Containerd) Pull(ctx context.Context, ref string, args ...string) error {
-	_, err := c.ctr(ctx, append(append([]string{"images", "pull", "--hosts-dir", c.hosts()}, args...), ref)...)
+	_, err := c.ctr(ctx, append(append([]string{"images", "pull", "--hosts-dir", c.HostsDir}, args...), ref)...)
 	return err
 }
 

@@ -17,6 +17,7 @@ type DockerOptions struct {
 	Dir      string
 	Mirrors  []string // as in --registry-mirror
 	Insecure []string // as in --insecure-registry
+	Config   string   // daemon.json; "": an empty one
 	Env      []string // of the daemon, e.g. HTTP_PROXY
 }
 
@@ -32,12 +33,14 @@ func StartDocker(ctx context.Context, o DockerOptions) (*Docker, error) {
 	if err := os.MkdirAll(filepath.Join(o.Dir, "config"), 0o755); err != nil {
 		return nil, err
 	}
-	empty := filepath.Join(o.Dir, "daemon.json")
-	if err := os.WriteFile(empty, []byte("{}\n"), 0o644); err != nil {
-		return nil, err
+	if o.Config == "" {
+		o.Config = filepath.Join(o.Dir, "daemon.json")
+		if err := os.WriteFile(o.Config, []byte("{}\n"), 0o644); err != nil {
+			return nil, err
+		}
 	}
-	args := []string{"--config-file", empty, "--data-root", filepath.Join(o.Dir, "data"), "--exec-root", filepath.Join(o.Dir, "exec"),
-		"--pidfile", filepath.Join(o.Dir, "pid"), "-H", "unix://" + d.socket(), "--iptables=false", "--ip6tables=false", "--bridge=none",
+	args := []string{"--config-file", o.Config, "--data-root", filepath.Join(o.Dir, "data"), "--exec-root", filepath.Join(o.Dir, "exec"),
+		"--pidfile", filepath.Join(o.Dir, "pid"), "-H", "unix://" + d.Socket(), "--iptables=false", "--ip6tables=false", "--bridge=none",
 		"--storage-driver", "overlay2", "--max-download-attempts", "5"}
 	for _, m := range o.Mirrors {
 		args = append(args, "--registry-mirror", m)
@@ -53,12 +56,13 @@ func StartDocker(ctx context.Context, o DockerOptions) (*Docker, error) {
 	return d, err
 }
 
-func (d *Docker) socket() string { return filepath.Join(d.dir, "docker.sock") }
+// Socket is where the daemon listens.
+func (d *Docker) Socket() string { return filepath.Join(d.dir, "docker.sock") }
 
 // docker runs the client.
 func (d *Docker) docker(ctx context.Context, args ...string) (string, error) {
 	env := environment(d.dir, "DOCKER_CONFIG="+filepath.Join(d.dir, "config"))
-	return run(ctx, env, "docker", append([]string{"-H", "unix://" + d.socket()}, args...)...)
+	return run(ctx, env, "docker", append([]string{"-H", "unix://" + d.Socket()}, args...)...)
 }
 
 // Pull pulls an image.
