@@ -16,6 +16,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -68,13 +69,19 @@ func (s stranger) leaks(url string, blob []byte) (found []string) {
 			}
 		}
 	}
+	registry, rest, _ := strings.Cut(strings.TrimPrefix(url, "http://"), "/v2/")
 	for _, addr := range s.local {
-		for _, header := range [][]string{nil, {"Authorization", basic("wrong")}, {"Authorization", "Bearer wrong"}, {"Range", "bytes=0-9"}} {
-			a := s.w.ask("GET", addr+"/v2"+strings.SplitN(url, "/v2", 2)[1], header...)
-			if a.StatusCode != http.StatusUnauthorized {
-				found = append(found, fmt.Sprint("the mirror with ", header, ": ", a.Status))
+		for way, at := range map[string]string{
+			"the mirror": "/v2/" + rest, "the mirror by ns": "/v2/" + rest + "?ns=" + registry,
+			"the mirror by path": "/v2/" + strings.Replace(registry, ":", "_", 1) + "/" + rest,
+		} {
+			for _, header := range [][]string{nil, {"Authorization", basic("wrong")}, {"Authorization", "Bearer wrong"}, {"Range", "bytes=0-9"}} {
+				a := s.w.ask("GET", addr+at, header...)
+				if a.StatusCode != http.StatusUnauthorized {
+					found = append(found, fmt.Sprint(way, " with ", header, ": ", a.Status))
+				}
+				leak(way, a.body)
 			}
-			leak("the mirror", a.body)
 		}
 	}
 	return append(found, s.registrations(url, blob)...)
@@ -167,29 +174,55 @@ func (w *world) dataPort(home string) string {
 // have from it, whoever he asks and however.
 func TestStrangers(t *testing.T) {
 	w := startEngines(t)
-	s := w.site(registry.Options{Basic: true})
-	image := w.push(s, "private/app", usual)
 	control, data := w.ports()
 	tracker := w.supernode(swarm.SupernodeOptions{Control: control, Data: data})
 	peer := w.host("--node", tracker.Addr)
-	at := image.Platforms[0]
-	for _, digest := range []string{at.Layers[0], at.Config} {
-		url, blob := s.URL+"/v2/private/app/blobs/"+digest, image.Blob(digest)
-		out := w.target("blob-" + digest[7:15])
-		w.download(peer, url, out, "--header", "Authorization: "+basic(registry.Password))
-		w.isContent(out, blob)
+	tokens := w.tokens()
+	token, err := tokens.Sign(registry.User, "repository:private/app:pull")
+	w.must(err)
+	for name, c := range map[string]struct {
+		o             registry.Options
+		authorization string
+	}{
+		"passwords": {registry.Options{Basic: true}, basic(registry.Password)},
+		"tokens":    {registry.Options{Tokens: tokens}, "Bearer " + token},
+	} {
+		s := w.site(c.o)
+		image := w.push(s, "private/app", usual)
+		at := image.Platforms[0]
 		n := w.node(s.URL, "--node", tracker.Addr)
-		w.isBlob(w.ask("GET", n.addr+"/v2/private/app/blobs/"+digest, "Authorization", basic(registry.Password)), blob)
-		who := stranger{w: w, node: tracker.Addr, local: []string{n.addr},
-			ports: []string{fmt.Sprintf("127.0.0.1:%d", data), w.dataPort(peer.Home), w.dataPort(n.Home)}}
-		for _, way := range who.leaks(url, blob) {
-			t.Errorf("a stranger got something of a blob of %d bytes: %s", len(blob), way)
+		for _, digest := range []string{at.Layers[0], at.Config} {
+			url, blob := s.URL+"/v2/private/app/blobs/"+digest, image.Blob(digest)
+			out := w.target(name + digest[7:15])
+			w.download(peer, url, out, "--header", "Authorization: "+c.authorization)
+			w.isContent(out, blob)
+			w.isBlob(w.ask("GET", n.addr+"/v2/private/app/blobs/"+digest, "Authorization", c.authorization), blob)
+			who := stranger{w: w, node: tracker.Addr, local: []string{n.addr},
+				ports: []string{fmt.Sprintf("127.0.0.1:%d", data), w.dataPort(peer.Home), w.dataPort(n.Home)}}
+			for _, way := range who.leaks(url, blob) {
+				t.Errorf("%s: a stranger got something of a blob of %d bytes: %s", name, len(blob), way)
+			}
 		}
-		if code, printed := w.fails(w.host("--node", tracker.Addr), url, w.target("none")); code != exitDownload || !strings.Contains(printed, "credentials") {
-			t.Errorf("dfget without a password: exit status %d\n%s", code, printed)
+		none := w.target("none-" + name)
+		if code, printed := w.fails(w.host("--node", tracker.Addr), s.URL+"/v2/private/app/blobs/"+at.Layers[0], none); code != exitDownload || !strings.Contains(printed, "credentials") {
+			t.Errorf("%s: dfget without credentials: exit status %d\n%s", name, code, printed)
+		}
+		w.noTarget(none)
+		w.noSecret(strings.Fields(c.authorization)[1], tracker)
+	}
+
+	// The same ways lead to what is public: they are the right ones.
+	s := w.site(registry.Options{})
+	image := w.push(s, "public/app", usual)
+	n := w.node(s.URL, "--node", tracker.Addr)
+	digest := image.Platforms[0].Config
+	w.isBlob(w.ask("GET", n.addr+"/v2/public/app/blobs/"+digest), image.Blob(digest))
+	found := stranger{w: w, node: tracker.Addr, local: []string{n.addr}}.leaks(s.URL+"/v2/public/app/blobs/"+digest, image.Blob(digest))
+	for _, way := range []string{"a ticket: plain", "inline: inline", "the mirror", "the mirror by ns", "the mirror by path"} {
+		if !slices.Contains(found, way) {
+			t.Errorf("%q does not lead to what is public: %q", way, found)
 		}
 	}
-	w.noSecret(strings.TrimPrefix(basic(registry.Password), "Basic "), tracker)
 }
 
 // TestTokensAndPasswords: docker pulls what its registry gives for passwords or
