@@ -271,7 +271,9 @@ func (p *paced) roundTrip(r *http.Request) (*http.Response, error) {
 	if p.status == http.StatusOK {
 		w.Write(p.blob)
 	}
-	return w.Result(), nil
+	resp := w.Result()
+	resp.Request = r
+	return resp, nil
 }
 
 // get is the answer and when it came; nothing is left at work behind it.
@@ -362,5 +364,35 @@ func TestLeavesInMidStream(t *testing.T) {
 	s.mirror.Close()
 	if engine.open != 0 || engine.opened != 1 {
 		t.Errorf("%d of %d downloads are open", engine.open, engine.opened)
+	}
+}
+
+// TestStallsInMidStream: an engine that gives nothing more for long is left, and
+// the registry goes on; when that fails too the transfer is aborted.
+func TestStallsInMidStream(t *testing.T) {
+	for _, status := range []int{http.StatusOK, http.StatusServiceUnavailable} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPaced(t, time.Hour, time.Second, status, nil)
+			p.engine.gateAt = 2000
+			var (
+				w     *httptest.ResponseRecorder
+				took  time.Duration
+				abort any
+			)
+			func() {
+				defer func() { abort = recover() }()
+				w, took = p.get(context.WithValue(t.Context(), http.ServerContextKey, &http.Server{}))
+			}()
+			if status != http.StatusOK {
+				p.mirror.Close()
+				if abort != http.ErrAbortHandler {
+					t.Errorf("it ends with %v", abort)
+				}
+				return
+			}
+			if w == nil || !bytes.Equal(w.Body.Bytes(), p.blob) || took != 13*time.Second {
+				t.Errorf("after %v: %v", took, abort)
+			}
+		})
 	}
 }

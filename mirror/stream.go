@@ -10,10 +10,24 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"dragonfly"
 	"dragonfly/source"
 )
+
+const (
+	// stall is how long the engine may give nothing in mid-stream before the
+	// registry is asked for the rest. A supernode that is only restarted is back
+	// before.
+	stall = 12 * time.Second
+	// slowest is how fast the end of a content is found right at least, in
+	// bytes per second: somebody may have to hash all of it.
+	slowest = 50_000_000
+)
+
+// errStalled says that the engine gives nothing any more.
+var errStalled = errors.New("the engine gave nothing for long")
 
 // part is a run of bytes of the content, with what comes before it in an answer
 // of several parts.
@@ -54,7 +68,7 @@ var errRange = errors.New("the ranges do not fit the content")
 // answer is made up of a content of that length. An error means that nothing
 // can be had from the engine.
 func (s *stream) begin(want dragonfly.Span, lay func(length int64) (parts []part, tail []byte)) (err error) {
-	if s.from, err = s.d.Reader(s.ctx, want); err != nil {
+	if s.from, err = s.engine(want); err != nil {
 		return err
 	}
 	s.off, s.length = want.From, s.d.Progress().Length
@@ -63,7 +77,7 @@ func (s *stream) begin(want dragonfly.Span, lay func(length int64) (parts []part
 			return errRange
 		}
 		s.off = s.parts[0].span.From
-		if s.from, err = s.d.Reader(s.ctx, s.parts[0].span); err != nil {
+		if s.from, err = s.engine(s.parts[0].span); err != nil {
 			return err
 		}
 	}
@@ -161,7 +175,7 @@ func (s *stream) next(p []byte) (n int, err error) {
 // open begins to read a span, from the engine or from the registry.
 func (s *stream) open(span dragonfly.Span) (err error) {
 	if !s.lost {
-		s.from, err = s.d.Reader(s.ctx, span)
+		s.from, err = s.engine(span)
 		return err
 	}
 	if s.rest != nil {
@@ -173,12 +187,48 @@ func (s *stream) open(span dragonfly.Span) (err error) {
 	return err
 }
 
+// engine opens a span at the engine.
+func (s *stream) engine(span dragonfly.Span) (*watched, error) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	r, err := s.d.Reader(ctx, span)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	w := &watched{Reader: r, patience: stall, timer: time.AfterFunc(time.Hour, cancel)}
+	w.timer.Stop()
+	return w, nil
+}
+
+// watched is a reader of the engine that is ended by its timer when it stalls.
+type watched struct {
+	io.Reader
+	timer    *time.Timer
+	patience time.Duration
+	stalled  bool
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	if w.stalled {
+		return 0, errStalled
+	}
+	w.timer.Reset(w.patience)
+	n, err := w.Reader.Read(p)
+	if w.stalled = !w.timer.Stop(); w.stalled && n == 0 {
+		err = errStalled
+	}
+	return n, err
+}
+
 // take counts n bytes that were read with err and says how many of them may be
 // given. The last bytes of a part may be given when all of it was found right.
 func (s *stream) take(n int, err error) (int, error) {
 	to := s.parts[s.at].span.To
 	if to >= 0 && s.off+int64(n) == to {
 		if err == nil {
+			if w, ok := s.from.(*watched); ok {
+				w.patience += time.Duration(max(0, s.length)/slowest) * time.Second
+			}
 			_, err = readSome(s.from, make([]byte, 1))
 		}
 		if !errors.Is(err, io.EOF) {
