@@ -102,9 +102,16 @@ func contentRange(s dragonfly.Span, length int64) string {
 	return fmt.Sprintf("bytes %d-%d/%d", s.From, s.To-1, length)
 }
 
-// patience is how long the engine may be silent before the registry is asked
-// beside it.
-const patience = time.Second
+const (
+	// patience is how long the engine may be silent before the registry is asked
+	// beside it. An engine that receives may be so for longer: a piece can be
+	// given when all of it is here and verified, and every host that asked the
+	// registry meanwhile would cost it a copy.
+	patience = time.Second
+	longest  = 10 * patience
+	// flowing is what an engine that is waited for receives each time at least.
+	flowing = 64 << 10
+)
 
 // blob answers with what the engine brings, or with what the registry says.
 func (m *Mirror) blob(to route, out *http.Request) (*http.Response, error) {
@@ -183,6 +190,7 @@ func (m *Mirror) blob(to route, out *http.Request) (*http.Response, error) {
 		a.resp.Body = leaving{a.resp.Body, leave}
 		return a.resp, nil
 	}
+	had, began := int64(0), time.Now()
 	late := time.NewTimer(patience)
 	defer late.Stop()
 	for {
@@ -205,6 +213,11 @@ func (m *Mirror) blob(to route, out *http.Request) (*http.Response, error) {
 			leave()
 			return m.direct(to, out)
 		case <-late.C:
+			if got := received(d); got-had >= flowing && time.Since(began) < longest {
+				had = got
+				late.Reset(patience)
+				continue
+			}
 			answers := make(chan answer, 1)
 			asked = answers
 			m.wg.Go(func() {
@@ -226,6 +239,12 @@ func (m *Mirror) blob(to route, out *http.Request) (*http.Response, error) {
 			return nil, context.Cause(client)
 		}
 	}
+}
+
+// received is how many bytes the engine has got for a job.
+func received(d Download) int64 {
+	p := d.Progress()
+	return p.FromSource + p.FromSeed + p.FromPeers
 }
 
 // leaving is a body whose request has a context of its own.

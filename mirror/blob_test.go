@@ -298,6 +298,7 @@ func TestSlowEngine(t *testing.T) {
 	const s = time.Second
 	for name, v := range map[string]struct {
 		engine, registry time.Duration
+		flow             int64
 		status           int
 		fail             error
 		want             int
@@ -307,6 +308,9 @@ func TestSlowEngine(t *testing.T) {
 	}{
 		"in time":                      {engine: s - 1, registry: 0, status: 200, want: 200, via: "swarm", took: s - 1},
 		"never":                        {engine: 60 * s, registry: 0, status: 200, want: 200, via: "direct", took: s, asked: 1},
+		"it receives":                  {engine: 4 * s, flow: 100 << 10, registry: 0, status: 200, want: 200, via: "swarm", took: 4 * s},
+		"it receives next to nothing":  {engine: 4 * s, flow: 10 << 10, registry: 0, status: 200, want: 200, via: "direct", took: s, asked: 1},
+		"it receives for ever":         {engine: 60 * s, flow: 100 << 10, registry: 0, status: 200, want: 200, via: "direct", took: 10 * s, asked: 1},
 		"the registry takes longer":    {engine: 2 * s, registry: 3 * s, status: 200, want: 200, via: "swarm", took: 2 * s, asked: 1},
 		"the registry is first":        {engine: 4 * s, registry: 2 * s, status: 200, want: 200, via: "direct", took: 3 * s, asked: 1},
 		"the registry refuses":         {engine: 4 * s, registry: 0, status: 401, want: 401, via: "direct", took: s, asked: 1},
@@ -320,6 +324,7 @@ func TestSlowEngine(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newPaced(t, v.engine, v.registry, v.status, v.fail)
+				p.engine.flow = v.flow
 				w, took := p.get(t.Context())
 				if w.Code != v.want || w.Header().Get("X-Dragonfly-Via") != v.via || took != v.took {
 					t.Errorf("%d by %s after %v", w.Code, w.Header().Get("X-Dragonfly-Via"), took)

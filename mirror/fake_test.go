@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"dragonfly"
 	"dragonfly/mirror"
@@ -29,6 +30,7 @@ type fakeEngine struct {
 	lost    error         // why
 	gate    chan struct{} // nothing comes before it is closed; nil: open
 	gateAt  int           // what lies before it comes all the same
+	flow    int64         // bytes that it receives in a second
 
 	mu     sync.Mutex // guards all below
 	jobs   []peer.Job
@@ -51,7 +53,7 @@ func (e *fakeEngine) Start(ctx context.Context, job peer.Job) (mirror.Download, 
 	}
 	e.open++
 	e.opened++
-	d := &fakeDownload{e: e, job: job}
+	d := &fakeDownload{e: e, job: job, began: time.Now()}
 	d.ctx, d.cancel = context.WithCancel(ctx)
 	return d, nil
 }
@@ -59,6 +61,7 @@ func (e *fakeEngine) Start(ctx context.Context, job peer.Job) (mirror.Download, 
 type fakeDownload struct {
 	e      *fakeEngine
 	job    peer.Job
+	began  time.Time
 	ctx    context.Context
 	cancel context.CancelFunc
 	once   sync.Once
@@ -68,7 +71,7 @@ func (d *fakeDownload) Progress() peer.Progress {
 	if d.e.unknown {
 		return peer.Progress{Length: dragonfly.UnknownLength}
 	}
-	return peer.Progress{Length: int64(len(d.e.content))}
+	return peer.Progress{Length: int64(len(d.e.content)), FromSeed: d.e.flow * int64(time.Since(d.began)/time.Second)}
 }
 
 func (d *fakeDownload) Reader(ctx context.Context, span dragonfly.Span) (io.Reader, error) {
