@@ -800,7 +800,7 @@ func (d *Download) Reader(ctx context.Context, span dragonfly.Span) (io.Reader, 
 			if span.To < 0 && len(d.job.Want) > 0 {
 				span.To = math.MaxInt64 // the content's end, whether all of it is here or not
 			}
-			return &reader{ctx: ctx, h: h, d: d, off: span.From, end: span.From, to: span.To}, nil
+			return &reader{ctx: ctx, h: h, d: d, off: span.From, end: span.From, to: span.To, stand: -1}, nil
 		}
 		select {
 		case <-changed:

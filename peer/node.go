@@ -15,7 +15,7 @@ import (
 
 const (
 	// inWork is how many assignments a session takes at once over all tasks.
-	inWork = 32
+	inWork = 128
 	// answerTime is how long a supernode may leave an older sync unanswered
 	// after a newer one was sent, before it counts as lost.
 	answerTime = 2 * time.Second

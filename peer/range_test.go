@@ -106,13 +106,17 @@ func TestRangeFetchesTouchedPieces(t *testing.T) {
 func TestRangesAddUp(t *testing.T) {
 	t.Parallel()
 	inWorld(t, func(t *testing.T, w *world) {
+		w.origin.set(func(o *origin) { o.content = random(9, 20*pieceLen) })
 		n := w.node(nodeA)
 		w.net.limit(originHost, mib)
 		m := w.host("10.0.1.1")
-		part := m.start(wants(job(n), dragonfly.Span{From: 2 * pieceLen, To: 2*pieceLen + 1}))
+		part := m.start(wants(job(n), dragonfly.Span{From: 15 * pieceLen, To: 15*pieceLen + 1}))
 		all := m.start(job(n))
-		other := w.host("10.0.1.2").start(wants(job(n), dragonfly.Span{From: pieceLen, To: pieceLen + 1}))
-		for _, d := range []*peer.Download{part, other} {
+		other := w.host("10.0.1.2").start(wants(job(n), dragonfly.Span{From: 17 * pieceLen, To: 17*pieceLen + 1}))
+		for from, d := range map[int64]*peer.Download{15 * pieceLen: part, 17 * pieceLen: other} {
+			if got, err := read(t, d, dragonfly.Span{From: from, To: from + 1}); err != nil || got[0] != w.origin.content[from] {
+				t.Fatal(got, err)
+			}
 			if err := w.wait(d); err != nil {
 				t.Fatal(err)
 			}

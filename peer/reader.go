@@ -17,9 +17,10 @@ type reader struct {
 	h     *holding
 	d     *Download // whose end is the reader's, unless it succeeds; nil: only verified bytes are given
 	off   int64
-	end   int64      // final up to here
-	to    int64      // what is asked for ends here; negative: with the content
-	given []*promise // not yet verified
+	end   int64              // final up to here
+	to    int64              // what is asked for ends here; negative: with the content
+	given []*promise         // not yet verified
+	stand dragonfly.PieceNum // told to the supernode as the one that is read next
 }
 
 func (r *reader) Read(p []byte) (int, error) {
@@ -45,6 +46,7 @@ func (r *reader) advance() (err error) {
 		}
 		return err
 	}
+	r.declare()
 	if r.end, err = r.h.verified(r.ctx, r.off, r.to, r.d.done, &r.given); err != nil || r.end > r.off {
 		return err
 	}
@@ -58,6 +60,17 @@ func (r *reader) advance() (err error) {
 		err = io.EOF
 	}
 	return err
+}
+
+// declare tells the supernode which piece is waited for, so that it comes before
+// rarer ones.
+func (r *reader) declare() {
+	n := r.h.Layout().PieceAt(r.off)
+	if n == r.stand || r.h.content.Has(n) {
+		return
+	}
+	r.stand = n
+	r.d.t.report(dragonfly.Event{Kind: dragonfly.EventPosition, Task: r.h.task, Version: r.h.version, Offset: r.off, Job: r.d.job.ID})
 }
 
 // check hashes the whole content along its verified prefix and compares it

@@ -41,7 +41,7 @@ const Source Peer = 0
 type Config struct {
 	Down        int           // pieces of one task in work at a peer: 4 (FAQ: sequence of distribution)
 	Up          int           // children that a peer serves at once: 5 (v1 peerUpLimit)
-	SeedUp      int           // children that the seed serves at once: 4
+	SeedUp      int           // children that the seed serves at once in each task: 4 (v1-protocol 11.1)
 	SourceDown  int           // source pieces in work at the seed per task: 4
 	Elimination int           // transport failures by different hosts that put a parent on the global blacklist: 5 (v1 eliminationLimit)
 	Failures    int           // consecutive failures with peers after which a child isolates itself: 5 (v1 failureCountLimit)

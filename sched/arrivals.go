@@ -187,6 +187,7 @@ func (k *Machine) assign(child *member, n dragonfly.PieceNum, parent *member, sp
 		a.copy = parent.copies(n)
 		a.slot = len(parent.p.children)
 		parent.p.children = append(parent.p.children, a)
+		parent.load++
 		if up := parent.arrival(n); up != nil {
 			ar.depth = max(ar.depth, up.depth+1)
 		}
@@ -247,12 +248,17 @@ func (k *Machine) end(a *assignment, cancel bool) {
 		child.sourcing--
 	} else {
 		p := a.parent.p
-		wasFull := p.full()
+		wasFull := a.parent.full()
+		a.parent.load--
 		last := p.children[len(p.children)-1]
 		p.children[a.slot], last.slot = last, a.slot
 		p.children[len(p.children)-1] = nil
 		p.children = p.children[:len(p.children)-1]
-		if wasFull && !p.full() && !p.left {
+		switch {
+		case !wasFull || p.left:
+		case p.seed:
+			k.offering(a.parent)
+		default:
 			k.unloaded(p)
 		}
 	}

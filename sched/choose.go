@@ -169,7 +169,7 @@ func (k *Machine) onlyOffered(m *member) {
 // seedGives says whether the seed has a slot for m.
 func (k *Machine) seedGives(m *member) bool {
 	s := m.t.seed
-	return s != nil && s != m && s.listed && !s.p.full() && !k.banned(m.p, s.p, false)
+	return s != nil && s != m && s.listed && !s.full() && !k.banned(m.p, s.p, false)
 }
 
 // rarest is the piece of from with the fewest providers, of equals the one
@@ -381,7 +381,7 @@ func (k *Machine) rooted(o *member, n dragonfly.PieceNum) bool {
 func (k *Machine) match(m *member) {
 	t := m.t
 	last := t.waiters.tail
-	for w := t.waiters.head; w != nil && !m.gone && m.listed && !m.p.full() && m.give.meets(t.hungry); {
+	for w := t.waiters.head; w != nil && !m.gone && m.listed && !m.full() && m.give.meets(t.hungry); {
 		next := w.then
 		if w == last {
 			next = nil

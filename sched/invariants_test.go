@@ -38,7 +38,7 @@ func (k *Machine) check() error {
 		if unacked != p.listen.unacked {
 			return fmt.Errorf("peer %d: %d unacknowledged, %d booked", p.id, unacked, p.listen.unacked)
 		}
-		if len(p.children) > p.up {
+		if !p.seed && len(p.children) > p.up {
 			return fmt.Errorf("peer %d serves %d of %d", p.id, len(p.children), p.up)
 		}
 		load += len(p.children)
@@ -129,6 +129,15 @@ func (k *Machine) checkMember(m *member) error {
 			}
 		}
 	}
+	load := 0
+	for _, a := range m.p.children {
+		if a.parent == m {
+			load++
+		}
+	}
+	if load != m.load || m.p.seed && load > m.p.up {
+		return fmt.Errorf("serves %d in this task, %d booked, of %d", load, m.load, m.p.up)
+	}
 	if working != m.working || sourcing != m.sourcing || sourcing > k.cfg.SourceDown || !m.p.seed && working > m.slots {
 		return fmt.Errorf("%d in work, %d booked, %d slots", working, m.working, m.slots)
 	}
@@ -211,7 +220,7 @@ func (k *Machine) checkConservation(m *member) error {
 			return fmt.Errorf("idles while the seed could give %d", n)
 		}
 		for _, o := range m.t.providers[n] {
-			if o != m && (o.have.has(n) || !m.p.whole) && !o.p.full() && !m.p.under(isolated) && !k.banned(m.p, o.p, k.onlyCopy(m.t, n)) && !k.follows(o, m, n) {
+			if o != m && (o.have.has(n) || !m.p.whole) && !o.full() && !m.p.under(isolated) && !k.banned(m.p, o.p, k.onlyCopy(m.t, n)) && !k.follows(o, m, n) {
 				return fmt.Errorf("idles while peer %d could give %d", o.p.id, n)
 			}
 		}

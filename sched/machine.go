@@ -250,7 +250,7 @@ func (k *Machine) retryAll(p *peer) {
 }
 
 func (k *Machine) offering(m *member) {
-	if !m.offered && !m.gone && m.listed && m.t.waiters.n > 0 && !m.p.full() {
+	if !m.offered && !m.gone && m.listed && m.t.waiters.n > 0 && !m.full() {
 		m.offered = true
 		k.offerings = append(k.offerings, m)
 	}

@@ -91,7 +91,17 @@ func (p *peer) trusted() bool {
 	return p.serves && !p.listen.gone && !p.under(quarantined) && !p.under(isolated) && !p.under(unreachable)
 }
 
-func (p *peer) full() bool { return len(p.children) >= p.up }
+func (p *peer) full() bool { return !p.seed && len(p.children) >= p.up }
+
+// full says that m has no slot free: a peer has them for all of its tasks, the
+// seed for each. Else the pieces of one task, which wait for the source in turn,
+// would keep the seed from the others.
+func (m *member) full() bool {
+	if m.p.seed {
+		return m.load >= m.p.up
+	}
+	return m.p.full()
+}
 
 // near is the closest circle of p with a name: its rack, else its host.
 func (p *peer) near() int32 {

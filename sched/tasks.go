@@ -67,6 +67,7 @@ type member struct {
 	index int     // in task.members
 
 	arrivals []*arrival
+	load     int // children in this task
 	working  int // assignments in work
 	sourcing int // of those, from the source
 	discards []discard
