@@ -34,6 +34,7 @@ func (c *config) lends(o *mirror.Options, lookup func(string) (string, bool), lo
 	}
 	if inside {
 		o.Lend = fromEngine
+		log.Info("docker's private images are pulled with what docker login stores", "file", o.Logins)
 	} else if o.Logins != "" {
 		log.Warn("whoever reaches this address can pull private images of the registry with the logins of this host: listen on 127.0.0.1, or set registry_mirror.auth (--registry-auth) to off",
 			"file", o.Logins)

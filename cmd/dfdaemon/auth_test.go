@@ -33,7 +33,7 @@ func TestLends(t *testing.T) {
 		var o mirror.Options
 		log := new(bytes.Buffer)
 		c.lends(&o, func(name string) (string, bool) { return "/d", name == "DOCKER_CONFIG" }, slog.New(slog.NewTextHandler(log, nil)))
-		if o.Logins != v.logins || (o.Lend == nil) != v.anybody || strings.Contains(log.String(), "private images") != v.warns {
+		if o.Logins != v.logins || (o.Lend == nil) != v.anybody || strings.Contains(log.String(), "level=WARN") != v.warns {
 			t.Errorf("%+v: the file is %q, Lend %t, the log says %s", v, o.Logins, o.Lend != nil, log)
 		}
 	}

@@ -46,7 +46,10 @@ func (p program) command(args []string) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "dfdaemon",
 		Short: "Registry mirror and HTTP proxy that fetches through the swarm",
-		Long: `dfdaemon answers the container engine of its host in place of a registry.
+		Long: `dfdaemon answers the container engines of its host in place of registries: blobs
+come through the swarm, everything else straight. On the same port it is an HTTP
+proxy. dfdaemon setup leads an engine here, dfdaemon doctor looks whether pulls
+come through.
 
 Every setting stands in the configuration file (see config default), in the
 environment as DFDAEMON_ and its key in capitals, or in a flag; flags beat the
@@ -61,6 +64,7 @@ environment, which beats the file.`,
 			return p.start(cmd.Context(), c, args, notices)
 		},
 	}
+	root.Flags().SortFlags = false // they have groups
 	root.Flags().StringVar(&file, "config", file, "configuration file")
 	set.AddFlags(root.Flags())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
@@ -69,9 +73,13 @@ environment, which beats the file.`,
 		}
 		return settings.FlagError(cmd, err)
 	})
+	settings.Help(root, func() int { return helpColumns })
 	root.AddCommand(p.setupCommand(), p.doctorCommand(), configCommand(), versionCommand(), genCA(), settings.GenDoc())
 	return root
 }
+
+// helpColumns is how wide help is, whatever shows it.
+const helpColumns = 80
 
 // config10 gives a mistake in the settings v1's code, unless it has one.
 func config10(err error) error {

@@ -52,35 +52,35 @@ func wrong(code int, format string, args ...any) error {
 // config is everything a dfdaemon can be told: v1's keys and flags with v1's
 // spelling and defaults (v1-protocol 10), and some of our own.
 type config struct {
-	Mirror  registryMirror `key:"registry_mirror" env:"-"`
+	Mirror  registryMirror `key:"registry_mirror" env:"-" group:"Registries"`
 	Proxies []proxyRule    `key:"proxies"`
 	Hijack  hijack         `key:"hijack_https"`
 
 	CertDirs []string `key:"certs_dirs" usage:"directories with certificates for any registry, in host[:port]/*.crt, *.cert and *.key; empty: those of docker and podman"`
-	Plain    []string `key:"insecure_registries" flag:"insecure-registry" usage:"registries, host[:port], that are asked by plain HTTP when a client names them; those on loopback are anyway"`
+	Plain    []string `key:"insecure_registries" flag:"insecure-registry" group:"Registries" usage:"registries, host[:port], that are asked by plain HTTP when a client names them; those on loopback are anyway"`
 
-	Port       int                `key:"port" flag:"port" usage:"port that the container engine asks"`
-	HostIP     string             `key:"hostIp" flag:"hostIp" usage:"address that is listened on; one that is not loopback opens mirror and proxy to other hosts"`
-	CertPEM    string             `key:"certpem" flag:"certpem" usage:"file with dfdaemon's own certificate, PEM; with it dfdaemon itself speaks TLS"`
-	KeyPEM     string             `key:"keypem" flag:"keypem" usage:"file with the key of dfdaemon's own certificate, PEM"`
-	AuthFile   string             `key:"proxyAuthFile" flag:"proxy-auth-file" usage:"file with lines user:password, which the proxy then asks for; clients on other hosts may use the proxy only"`
-	Verbose    bool               `key:"verbose" flag:"verbose" usage:"log more"`
-	Nodes      []node             `key:"supernodes" flag:"node" usage:"supernodes, host[:port][=weight]; a comma list, or the flag several times (default 127.0.0.1:8002)"`
-	RateLimit  limit              `key:"ratelimit" flag:"ratelimit" usage:"limit per second of all receiving and, separately, of all sending; 0: none"`
-	WorkHome   string             `key:"workHome" flag:"workHome" usage:"directory for logs and data (default $HOME/.small-dragonfly)"`
-	LocalRepo  string             `key:"localrepo" flag:"localrepo" usage:"directory for contents, absolute (default WORKHOME/dfdaemon/data)"`
-	Quota      dragonfly.Size     `key:"quota" flag:"quota" usage:"bytes that all contents may take; 0: what the disk has"`
-	ExpireTime time.Duration      `key:"expireTime" flag:"expiretime" usage:"how long a content stays that nobody uses"`
+	Port       int                `key:"port" flag:"port" group:"Where dfdaemon listens" usage:"port that the container engine asks"`
+	HostIP     string             `key:"hostIp" flag:"hostIp" group:"Where dfdaemon listens" usage:"address that is listened on; one that is not loopback opens mirror and proxy to other hosts"`
+	CertPEM    string             `key:"certpem" flag:"certpem" group:"Where dfdaemon listens" usage:"file with dfdaemon's own certificate, PEM; with it dfdaemon itself speaks TLS"`
+	KeyPEM     string             `key:"keypem" flag:"keypem" group:"Where dfdaemon listens" usage:"file with the key of dfdaemon's own certificate, PEM"`
+	AuthFile   string             `key:"proxyAuthFile" flag:"proxy-auth-file" group:"Where dfdaemon listens" usage:"file with lines user:password, which the proxy then asks for; clients on other hosts may use the proxy only"`
+	Verbose    bool               `key:"verbose" flag:"verbose" group:"What is kept and logged" usage:"log more"`
+	Nodes      []node             `key:"supernodes" flag:"node" group:"The swarm" usage:"supernodes, host[:port][=weight]; a comma list, or the flag several times (default 127.0.0.1:8002)"`
+	RateLimit  limit              `key:"ratelimit" flag:"ratelimit" group:"The swarm" usage:"limit per second of all receiving and, separately, of all sending; 0: none"`
+	WorkHome   string             `key:"workHome" flag:"workHome" group:"What is kept and logged" usage:"directory for logs and data (default $HOME/.small-dragonfly)"`
+	LocalRepo  string             `key:"localrepo" flag:"localrepo" group:"What is kept and logged" usage:"directory for contents, absolute (default WORKHOME/dfdaemon/data)"`
+	Quota      dragonfly.Size     `key:"quota" flag:"quota" group:"What is kept and logged" usage:"bytes that all contents may take; 0: what the disk has"`
+	ExpireTime time.Duration      `key:"expireTime" flag:"expiretime" group:"What is kept and logged" usage:"how long a content stays that nobody uses"`
 	LocalIP    string             `key:"localIP" usage:"address under which other hosts reach this one; empty: found out"`
-	PeerPort   int                `key:"peerPort" flag:"peerPort" usage:"data port, 15000 to 65000; 0: 65000 if it is free, else chosen"`
-	Profiler   bool               `key:"pprof" flag:"pprof" usage:"show profiles below /debug/pprof/ to clients on this host"`
-	Location   settings.Location  `key:"location"`
+	PeerPort   int                `key:"peerPort" flag:"peerPort" group:"The swarm" usage:"data port, 15000 to 65000; 0: 65000 if it is free, else chosen"`
+	Profiler   bool               `key:"pprof" flag:"pprof" group:"Where dfdaemon listens" usage:"show profiles below /debug/pprof/ to clients on this host"`
+	Location   settings.Location  `key:"location" group:"The swarm"`
 	LogConfig  settings.LogConfig `key:"logConfig"`
 
-	DFPath     string   `key:"dfpath" flag:"dfpath" unused:"dfdaemon downloads by itself"`
+	DFPath     string   `key:"dfpath" flag:"dfpath" group:"Of 1.x, without effect" unused:"dfdaemon downloads by itself"`
 	DFGetFlags []string `key:"dfget_flags" split:"no" unused:"dfdaemon downloads by itself; supernodes and the like are its own settings"`
-	MaxProcs   int      `key:"maxprocs" flag:"maxprocs" unused:"all processors are used as they are free"`
-	StreamMode bool     `key:"streamMode" flag:"streamMode" unused:"bytes are always passed on as they come"`
+	MaxProcs   int      `key:"maxprocs" flag:"maxprocs" group:"Of 1.x, without effect" unused:"all processors are used as they are free"`
+	StreamMode bool     `key:"streamMode" flag:"streamMode" group:"Of 1.x, without effect" unused:"bytes are always passed on as they come"`
 }
 
 type registryMirror struct {

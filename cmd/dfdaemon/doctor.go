@@ -28,6 +28,7 @@ type doctor struct {
 	installed func(program string) bool
 	out       io.Writer
 	failed    int
+	unnamed   bool // docker asks here for the Hub's images, and does not name the Hub
 }
 
 // errSick is the outcome of a doctor who has said all.
@@ -38,13 +39,18 @@ func (p program) doctorCommand() *cobra.Command {
 	c := defaultConfig()
 	cmd := &cobra.Command{
 		Use:   "doctor [IMAGE]",
-		Short: "Look whether pulls on this host come through dfdaemon, and if not why",
+		Short: "Look whether pulls come through dfdaemon, and if not why",
 		Long: `Look whether dfdaemon, supernodes and registry answer and whether the container
 engines of this host come through here. With an image: from where its layers
 came when they were pulled through this dfdaemon. Exit code 1 if something is
 wrong.`,
 		Example: "  dfdaemon doctor\n  dfdaemon doctor ghcr.io/owner/name:tag",
-		Args:    cobra.MaximumNArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return errors.New("doctor looks at one image at a time")
+			}
+			return nil
+		},
 	}
 	load := p.settingsOf(c, cmd, "port", "hostIp", "certpem", "keypem")
 	cmd.Flags().StringVar(&d.root, "root", "", "directory that stands for /")
@@ -152,6 +158,7 @@ func (d *doctor) engines(ctx context.Context) {
 				}
 			}
 			through++
+			d.unnamed = d.unnamed || e.name == docker.name
 			d.well("%s comes through here", e.name)
 		case e.name == docker.name && d.behind(ctx):
 			through++
@@ -239,7 +246,7 @@ func (d *doctor) image(ctx context.Context, i image) error {
 	if own == "" {
 		own = env.Mirror.Remote // written without a scheme
 	}
-	blobs, err := newPulling(d.dfdaemon, i, own).blobs(ctx, i.reference)
+	blobs, from, err := d.blobs(ctx, i, own)
 	if err != nil {
 		return err
 	}
@@ -247,16 +254,36 @@ func (d *doctor) image(ctx context.Context, i image) error {
 	if err := d.page(ctx, "/debug/blobs", &recent); err != nil {
 		return err
 	}
-	d.well("%s/%s has %d blobs, manifest read through dfdaemon", i.registry, i.repository, len(blobs))
+	d.well("%s/%s has %d blobs, manifest read through dfdaemon%s", i.registry, i.repository, len(blobs), from)
+	last := ""
 	for _, b := range blobs {
 		at := slices.IndexFunc(recent, func(p passage) bool { return p.Digest == b.Digest })
 		how := "not pulled through here since dfdaemon started"
 		if at >= 0 {
-			how = recent[at].String()
+			p := recent[at]
+			if p.Why != "" && p.Why == last {
+				p.Why = "as above"
+			} else {
+				last = p.Why
+			}
+			how = p.String()
 		}
 		d.note("%.19s %9s  %s", b.Digest, amount(b.Size), how)
 	}
 	return nil
+}
+
+// blobs are those of an image; from says at which registry if that is not the
+// one that its name tells. own is the registry of dfdaemon's mirror.
+func (d *doctor) blobs(ctx context.Context, i image, own string) (all []layer, from string, err error) {
+	p := newPulling(d.dfdaemon, i, own)
+	if d.unnamed && login.IsHub(i.registry) && !login.IsHub(own) {
+		if all, err := p.unnamed(i).blobs(ctx, i.reference); err == nil {
+			return all, " from " + own + ", which docker asks for it", nil
+		}
+	}
+	all, err = p.blobs(ctx, i.reference)
+	return all, "", err
 }
 
 // String says in a line how a blob came through.
@@ -267,7 +294,7 @@ func (p passage) String() string {
 		return "on its way"
 	case p.Via == "":
 		text = "not given"
-	case p.Via == "swarm" && p.FromSource+p.FromSeed+p.FromPeers == 0:
+	case p.Via == "swarm" && p.Why == "" && p.FromSource+p.FromSeed+p.FromPeers == 0:
 		text += ": this host held it"
 	case p.Via == "swarm" || p.Via == "source":
 		text += fmt.Sprintf(": source %s, seed %s, peers %s", amount(p.FromSource), amount(p.FromSeed), amount(p.FromPeers))
@@ -275,7 +302,11 @@ func (p passage) String() string {
 	if p.Status >= http.StatusBadRequest {
 		text += fmt.Sprintf(" (status %d)", p.Status)
 	}
-	if p.Why != "" {
+	switch {
+	case p.Why == "":
+	case p.Via == "swarm":
+		text += "; the rest from the registry: " + p.Why
+	default:
 		text += ", since: " + p.Why
 	}
 	return text

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -144,6 +146,15 @@ func TestDoctorImage(t *testing.T) {
 	until(t, "both are noted", func() bool { _, text := d.get("/debug/blobs"); return strings.Count(text, `"status":20`) == 2 })
 	out = look(host + "/library/app:latest")
 	contains(t, "after a pull", out, "1.0 kB  source: source 1.0 kB, seed 0 B, peers 0 B, since: no supernode", "2.0 kB  ", "3.0 kB  not pulled through here")
+	// Docker asks its mirror for images of the Hub without naming it.
+	bin := t.TempDir()
+	if err := errors.Join(os.MkdirAll(filepath.Dir(root+daemonJSON), 0o755),
+		os.WriteFile(root+daemonJSON, []byte(`{"registry-mirrors": ["http://`+d.addr+`"]}`), 0o644),
+		os.WriteFile(filepath.Join(bin, "dockerd"), nil, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin)
+	contains(t, "docker's own", look("app"), "docker.io/library/app has 3 blobs, manifest read through dfdaemon from "+host+", which docker asks for it")
 	contains(t, "an image that is not there", look(host+"/library/app:none"), "FAIL  "+host+"/library/app: the registry has no such image")
 	contains(t, "a registry that is not there", look("127.0.0.1:1/library/app"), "FAIL  127.0.0.1:1/library/app: the answer through dfdaemon is 502: ")
 }
@@ -242,13 +253,13 @@ func TestPassages(t *testing.T) {
 	if got := of(2).String(); got != "source: source 10 B, seed 0 B, peers 0 B, since: no supernode took the task: refused" {
 		t.Error(got)
 	}
-	answered(3, "direct", "Authorization", "Bearer "+secret)
+	answered(3, "direct", "If-None-Match", secret)
 	answered(4, "direct", "Range", "bytes=0-1")
 	answered(5, "proxy")
 	answered(6, "direct")
 	answered(7, "swarm")
-	for i, want := range map[int]string{3: "direct, since: the swarm was not tried; the request has credentials", 4: "direct, since: the swarm was not tried; the request is for a part",
-		5: "proxy, since: no rule of the proxy sends it to the swarm", 6: "direct, since: the swarm was not tried", 7: "swarm: this host held it"} {
+	for i, want := range map[int]string{3: "direct, since: the swarm was not tried: the request has conditions", 4: "direct, since: the swarm was not tried: the registry answers such ranges",
+		5: "proxy, since: no rule of the proxy sends it to the swarm", 6: "direct, since: the swarm was not tried: registry_mirror.direct is set, or the registry wants a certificate of this host", 7: "swarm: this host held it"} {
 		if got := of(i).String(); got != want {
 			t.Errorf("%d: %q, want %q", i, got, want)
 		}
@@ -260,6 +271,24 @@ func TestPassages(t *testing.T) {
 	p.answered(r, &answer{ResponseWriter: w, status: 404, began: began})
 	if got := of(8).String(); got != "direct (status 404), since: the swarm had given no byte when the registry did" {
 		t.Error(got)
+	}
+	p.begin(path(9), "task")
+	p.fell(path(9), peer.ReasonRegister, errors.New("refused"))
+	answered(9, "swarm")
+	p.end(path(9), peer.Progress{}, nil)
+	p.begin(path(10), "task")
+	answered(10, "swarm")
+	p.end(path(10), peer.Progress{FromSeed: 4}, errors.New("no space"))
+	p.begin(path(11), "task")
+	p.end(path(11), peer.Progress{}, context.Canceled)
+	r, w = httptest.NewRequest("GET", path(11), nil), httptest.NewRecorder()
+	w.Header().Set(viaHeader, "direct")
+	p.answered(r, &answer{ResponseWriter: w, status: 200, began: began})
+	for i, want := range map[int]string{9: "swarm: this host held it", 10: "swarm: source 0 B, seed 4 B, peers 0 B; the rest from the registry: no space",
+		11: "direct, since: the swarm had given no byte when the registry did"} {
+		if got := of(i).String(); got != want {
+			t.Errorf("%d: %q, want %q", i, got, want)
+		}
 	}
 	for i := range passagesMax {
 		p.begin(path(100+i), "")

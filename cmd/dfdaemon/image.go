@@ -104,6 +104,11 @@ func newPulling(dfdaemon *url.URL, i image, own string) *pulling {
 	return p
 }
 
+// unnamed asks as docker asks a mirror for an image of the Hub.
+func (p *pulling) unnamed(i image) *pulling {
+	return &pulling{dfdaemon: p.dfdaemon, client: p.client, base: "/v2/" + i.repository}
+}
+
 // blobs are those of an image, for this host's architecture if it has several.
 func (p *pulling) blobs(ctx context.Context, reference string) (all []layer, err error) {
 	m, err := p.manifest(ctx, reference)

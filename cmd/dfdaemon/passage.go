@@ -3,7 +3,9 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"regexp"
 	"slices"
@@ -96,7 +98,10 @@ func (p *passages) fell(path string, reason int, err error) {
 func (p *passages) end(path string, got peer.Progress, err error) {
 	p.note(path, func(b *passage) {
 		b.FromSource, b.FromSeed, b.FromPeers = got.FromSource, got.FromSeed, got.FromPeers
-		if err != nil && b.Why == "" {
+		switch {
+		case err == nil && b.FromSource == 0:
+			b.Why = "" // nobody was needed
+		case err != nil && b.Why == "" && !errors.Is(err, context.Canceled): // who ended it knows why
 			b.Why = shortened(err.Error())
 		}
 	})
@@ -125,12 +130,12 @@ func reasonOf(r *http.Request, via string) string {
 	switch {
 	case via == "proxy":
 		return "no rule of the proxy sends it to the swarm"
-	case r.Header.Get("Authorization") != "":
-		return "the swarm was not tried; the request has credentials"
+	case slices.ContainsFunc([]string{"If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"}, func(name string) bool { return r.Header.Get(name) != "" }):
+		return "the swarm was not tried: the request has conditions"
 	case r.Header.Get("Range") != "":
-		return "the swarm was not tried; the request is for a part"
+		return "the swarm was not tried: the registry answers such ranges"
 	}
-	return "the swarm was not tried"
+	return "the swarm was not tried: registry_mirror.direct is set, or the registry wants a certificate of this host"
 }
 
 // whyMax bounds a reason in bytes.

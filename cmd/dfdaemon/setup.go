@@ -42,8 +42,13 @@ func (p program) setupCommand() *cobra.Command {
 the registry itself as what comes after it. --write changes them, once dfdaemon
 was found healthy: nothing else in them is touched, and the file as it was stays
 beside it. --undo puts everything back.`,
-		Example:   "  dfdaemon setup docker\n  dfdaemon setup containerd --write\n  dfdaemon setup podman --registries docker.io,registry.example:5000 --write",
-		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		Example: "  dfdaemon setup docker\n  dfdaemon setup containerd --write\n  dfdaemon setup podman --registries docker.io,registry.example:5000 --write",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 || !slices.Contains(names, args[0]) {
+				return fmt.Errorf("setup wants the name of an engine: %s", strings.Join(names, ", "))
+			}
+			return nil
+		},
 		ValidArgs: names,
 	}
 	load := p.settingsOf(c, cmd, "port", "hostIp", "certpem", "keypem")
@@ -78,6 +83,7 @@ beside it. --undo puts everything back.`,
 func (p program) settingsOf(c *config, cmd *cobra.Command, flags ...string) (load func() error) {
 	set := settings.Of(c)
 	file := defaultConfigFile
+	cmd.Flags().SortFlags = false
 	cmd.Flags().StringVar(&file, "config", file, "configuration file of dfdaemon")
 	set.AddFlags(cmd.Flags(), flags...)
 	return func() error {

@@ -78,9 +78,13 @@ environment, which beats the file. Old notes' -Dsupernode.advertiseIp=IP means
 	root.Flags().StringVar(&file, "config", file, "configuration file; environment SUPERNODE_CONFIG")
 	set.AddFlags(root.Flags())
 	root.SetFlagErrorFunc(settings.FlagError)
+	settings.Help(root, func() int { return helpColumns })
 	root.AddCommand(configCommand(), versionCommand(), settings.GenDoc())
 	return root
 }
+
+// helpColumns is how wide help is, whatever shows it.
+const helpColumns = 80
 
 func configCommand() *cobra.Command {
 	c := &cobra.Command{Use: "config", Short: "Work with the configuration", Args: cobra.NoArgs}
