@@ -34,7 +34,7 @@ var reasons = []dragonfly.FailReason{
 func (c *chaos) step(t *rapid.T, ev Event) {
 	t.Helper()
 	got := c.m.Step(c.now, ev, nil)
-	if err := c.m.check(); err != nil {
+	if err := c.m.Check(); err != nil {
 		t.Fatalf("after %+v: %v: %v", ev, got, err)
 	}
 	if other := c.twin.Step(c.now, ev, nil); !slices.Equal(got, other) {

@@ -52,7 +52,7 @@ func key(p Peer, n dragonfly.PieceNum) string { return fmt.Sprintf("%d/%d", p, n
 func (s *story) step(t *testing.T, ev Event) {
 	t.Helper()
 	actions := s.m.Step(s.now, ev, nil)
-	if err := s.m.check(); err != nil {
+	if err := s.m.Check(); err != nil {
 		t.Fatalf("after %+v:\n%s%v", ev, s.out.String(), err)
 	}
 	for _, a := range actions {

@@ -216,7 +216,7 @@ func TestSwarm(t *testing.T) {
 	s := newSwarm(Config{Seed: 7})
 	s.observe = func() error {
 		if s.events%50 == 0 {
-			return s.m.check()
+			return s.m.Check()
 		}
 		return nil
 	}
@@ -250,7 +250,7 @@ func TestSwarmLarge(t *testing.T) {
 	}
 	s.observe = func() error {
 		if s.events%10_000 == 0 {
-			return s.m.check()
+			return s.m.Check()
 		}
 		return nil
 	}
@@ -305,7 +305,7 @@ func TestSwarmOfTrouble(t *testing.T) {
 				}
 			}
 			if s.events%500 == 0 {
-				return s.m.check()
+				return s.m.Check()
 			}
 			return nil
 		}
@@ -341,7 +341,7 @@ func TestSwarmOnePiece(t *testing.T) {
 	if err := s.everybody(peers, 1); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.m.check(); err != nil {
+	if err := s.m.Check(); err != nil {
 		t.Fatal(err)
 	}
 	parts, deepest, load := 0, 0, map[int]int{}

@@ -9,9 +9,10 @@ import (
 	"dragonfly"
 )
 
-// check compares the machine with what the package comment promises, and its
-// indices with what they are made from. It is slow and for small swarms.
-func (k *Machine) check() error {
+// Check compares the machine with what the package comment promises, and its
+// indices with what they are made from. It looks at everything, which takes
+// long in a large swarm: tests and simulations call it, between two steps.
+func (k *Machine) Check() error {
 	if n := len(k.retries) + len(k.breaks) + len(k.feeds) + len(k.offerings); n > 0 {
 		return fmt.Errorf("%d things are left to do", n)
 	}
