@@ -3,6 +3,7 @@
 package peer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -250,10 +251,7 @@ func (d *Download) run(ctx context.Context) {
 func (d *Download) attempt(ctx context.Context) (*holding, *os.File, error) {
 	for try := 0; ; try++ {
 		err := d.timed(ctx, d.fetch)
-		d.mu.Lock()
-		asked := d.reason != ReasonNone // the source was, already
-		d.mu.Unlock()
-		if errors.Is(err, errTimeout) && ctx.Err() == nil && !asked {
+		if errors.Is(err, errTimeout) && ctx.Err() == nil && !d.fromSource() {
 			// The swarm had its time; the source gets as much (v1-protocol 9.6).
 			err = d.timed(ctx, func(ctx context.Context) error { return d.fallback(ctx, ReasonNone, err) })
 		}
@@ -261,6 +259,12 @@ func (d *Download) attempt(ctx context.Context) (*holding, *os.File, error) {
 			return nil, nil, err
 		}
 		h, file, err := d.finish(ctx)
+		if lie, ok := errors.AsType[*doubted](err); ok {
+			if err := d.t.doubt(d.t.holding(), lie.error); err != nil {
+				return nil, nil, err
+			}
+			continue // from the source
+		}
 		if h != nil || err != nil {
 			return h, file, err
 		}
@@ -293,19 +297,12 @@ func (d *Download) finish(ctx context.Context) (*holding, *os.File, error) {
 			return nil, nil, nil
 		}
 	}
-	if want := expectation(d.job.Request); !want.IsZero() && h.content.Meta().Digest != want {
-		if d.vouched(ctx, h, want) {
-			err = h.content.SetDigest(want)
-		} else if err = check(ctx, h, want); err == nil {
-			err = h.content.SetDigest(want)
+	if err := d.judge(ctx, h); err != nil {
+		file.Close()
+		if d.t.holding() != h && dragonfly.KindOf(err) != dragonfly.DigestMismatch && ctx.Err() == nil {
+			return nil, nil, nil // it was let go meanwhile
 		}
-		if err != nil {
-			file.Close()
-			if d.t.holding() != h && dragonfly.KindOf(err) != dragonfly.DigestMismatch && ctx.Err() == nil {
-				return nil, nil, nil // it was let go meanwhile
-			}
-			return nil, nil, err
-		}
+		return nil, nil, err
 	}
 	return h, file, nil
 }
@@ -313,10 +310,9 @@ func (d *Download) finish(ctx context.Context) (*holding, *os.File, error) {
 // vouched waits for the supernode's word that its seed found the digest which
 // the URL names: every piece was verified against the seed's manifest, and one
 // SHA-256 for all hosts is enough. It says false where the digest must be found
-// here: it costs nothing, the job itself asks for it, bytes came past the swarm,
-// or the word does not come.
+// here: it costs nothing, bytes came past the swarm, or the word does not come.
 func (d *Download) vouched(ctx context.Context, h *holding, want dragonfly.Digest) bool {
-	if h.Layout().Length <= dragonfly.InlineMax || !d.job.Request.Digest.IsZero() || h.sourced() || d.t.bytes[0].Load() > 0 {
+	if h.Layout().Length <= dragonfly.InlineMax || h.sourced() || d.t.bytes[0].Load() > 0 {
 		return false
 	}
 	late := time.NewTimer(time.Second + time.Duration(h.Layout().Length/slowestHash)*time.Second)
@@ -398,6 +394,8 @@ func (d *Download) fetch(ctx context.Context) error {
 		return d.fallback(ctx, ReasonAsked, nil)
 	case len(d.job.Nodes) == 0 || d.t.e.cfg.Dial == nil:
 		return d.fallback(ctx, ReasonNoNodes, nil)
+	case d.t.doubts():
+		return d.fallback(ctx, ReasonDownload, errors.New("the swarm gave another content than the digest says"))
 	}
 	began := false
 	var patience time.Time
@@ -526,6 +524,7 @@ func (d *Download) joined(n *node, info dragonfly.TaskInfo) error {
 		return err
 	}
 	h.vouched(info.Whole)
+	d.hash(h)
 	if info.Complete && !h.complete() {
 		return t.inline(h, info.Inline)
 	}
@@ -766,6 +765,18 @@ func (d *Download) Wait(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.err
+}
+
+// succeededWith says that the content which the job ended with is that of h.
+func (d *Download) succeededWith(h *holding) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.h == h {
+		return nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return cmp.Or(h.void, error(errSuperseded))
 }
 
 // File is a read-only descriptor of the finished content, with an offset of its

@@ -35,9 +35,9 @@ type holding struct {
 	promises map[dragonfly.PieceNum][]*promise
 	torn     map[dragonfly.PieceNum]struct{} // thrown away without the scheduler's knowing how much
 	grown    chan struct{}                   // closed at the next change; nil while nobody waits
-	judged   bool                            // its whole digest is being compared
-	word     dragonfly.Digest                // as the supernode says that its seed found it
-	void     error                           // why no more bytes of this version will come
+	verdicts []*verdict
+	word     dragonfly.Digest // as the supernode says that its seed found it
+	void     error            // why no more bytes of this version will come
 }
 
 // arrival is a piece on its way: which spans are here, and who sent them.

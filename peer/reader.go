@@ -56,6 +56,9 @@ func (r *reader) advance() (err error) {
 	if err := r.d.Wait(r.ctx); err != nil {
 		return err
 	}
+	if err := r.d.succeededWith(r.h); err != nil {
+		return err
+	}
 	if r.end, err = r.h.verified(r.ctx, r.off, r.to, nil, &r.given); err == nil && r.end <= r.off {
 		err = io.EOF
 	}

@@ -117,8 +117,8 @@ func (s Seed) Prepare(ctx context.Context, r dragonfly.Request, known Known) (Pr
 	if want := expectation(r); want.IsZero() {
 	} else if h.content.Meta().Digest == want {
 		p.Whole = want
-	} else if h.once() {
-		e.wg.Go(func() { t.judge(h, want) })
+	} else if v, first := t.verdict(h, want); first {
+		e.wg.Go(func() { t.tell(h, v) })
 	}
 	if !p.Complete {
 		t.source().linger(e.ctx)
@@ -159,25 +159,14 @@ func expectation(r dragonfly.Request) dragonfly.Digest {
 	return d
 }
 
-// judge compares the seed's content with its expected digest while it arrives,
-// and tells the supernode.
-func (t *task) judge(h *holding, want dragonfly.Digest) {
-	if err := check(t.e.ctx, h, want); err == nil {
-		_ = h.content.SetDigest(want) // only an index entry is lost
-		t.report(dragonfly.Event{Kind: dragonfly.EventWhole, Task: t.id, Version: h.version, Whole: want})
+// tell tells the supernode whether the seed's content has its expected digest.
+func (t *task) tell(h *holding, v *verdict) {
+	if err := v.reached(t.e.ctx); err == nil {
+		t.report(dragonfly.Event{Kind: dragonfly.EventWhole, Task: t.id, Version: h.version, Whole: v.want})
 	} else if dragonfly.KindOf(err) == dragonfly.DigestMismatch {
 		t.report(dragonfly.Event{Kind: dragonfly.EventVoid, Task: t.id, Version: h.version,
 			Reason: dragonfly.FailMismatch, Failure: failure(err)})
 	}
-}
-
-// once says true the first time.
-func (h *holding) once() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	first := !h.judged
-	h.judged = true
-	return first
 }
 
 func (h *holding) isVoid() bool {

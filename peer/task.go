@@ -31,9 +31,10 @@ type task struct {
 	req       dragonfly.Request
 	h         *holding
 	origin    *origin
-	node      *node // where it is registered; nil: nowhere
-	granted   bool  // the supernode leaves the source to this host
-	voids     int   // times that the seed began anew, the last one at voided
+	node      *node     // where it is registered; nil: nowhere
+	granted   bool      // the supernode leaves the source to this host
+	doubted   time.Time // until then the swarm is not asked for it
+	voids     int       // times that the seed began anew, the last one at voided
 	voided    time.Time
 	job       dragonfly.JobID // stands at supernodes for all that wait together: the first one
 	seed      bool            // this is the supernode's own copy
@@ -524,6 +525,7 @@ func (t *task) direct(ctx context.Context, want []dragonfly.Span) error {
 		if err != nil {
 			return err
 		}
+		t.hash(h)
 		err = t.readMissing(ctx, h, want)
 		if dragonfly.KindOf(err) != dragonfly.SourceChanged || err == nil || try == anew {
 			return err
