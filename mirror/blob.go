@@ -120,6 +120,13 @@ func (m *Mirror) blob(to route, out *http.Request) (*http.Response, error) {
 	if m.o.Job != nil {
 		m.o.Job(&job)
 	}
+	if to.lend {
+		job.Fresh = func(ctx context.Context) dragonfly.Header {
+			now := out.Clone(ctx)
+			m.authorize(to, now)
+			return secrets(to, now)
+		}
+	}
 	var want wanted
 	if value := out.Header.Get("Range"); value != "" {
 		want.ranges, _ = parseRanges(value)

@@ -53,6 +53,9 @@ type Job struct {
 	// what is here already: his readers are given nothing before the
 	// supernode or the source has said that he may have it.
 	Guarded bool
+	// Fresh gives the secret headers of Request as they are now, when the
+	// source has refused the ones before in mid-task; nil: they stay.
+	Fresh   func(ctx context.Context) dragonfly.Header
 	Limit   dragonfly.Rate // of receiving this task; 0: none
 	Queue   int            // pieces in the receive queue; 0: 4
 	MinRate dragonfly.Rate // below it a download without Timeout is given up

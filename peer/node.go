@@ -486,7 +486,7 @@ func (n *node) take(c *conversation, w dragonfly.Work) {
 	for _, q := range w.Questions {
 		tell(q.Task, func(t *task) {
 			if q.Kind == dragonfly.AskCredentials {
-				n.e.wg.Go(func() { _, _ = n.register(n.e.ctx, t, t.request(), n.e.cfg.Patience) })
+				n.e.wg.Go(func() { _, _ = n.register(n.e.ctx, t, t.refreshed(n.e.ctx), n.e.cfg.Patience) })
 			} else {
 				n.e.wg.Go(func() { t.answer(q) })
 			}

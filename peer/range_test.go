@@ -4,6 +4,7 @@ package peer_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -238,5 +239,38 @@ func TestGuardedWithoutSource(t *testing.T) {
 		n.kill()
 		w.net.cut(originHost, true)
 		w.succeed(m.start(j), w.origin.content)
+	})
+}
+
+// TestFreshCredentials: when the source refuses in mid-task what it took at the
+// beginning, the seed gets what the job has then.
+func TestFreshCredentials(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(t *testing.T, w *world) {
+		n := w.node(nodeA)
+		token := "old"
+		w.origin.set(func(o *origin) {
+			o.cutAfter = pieceLen + mib
+			o.handle = func(rw http.ResponseWriter, r *http.Request) bool {
+				if got := r.Header.Get("Authorization"); got != token {
+					rw.WriteHeader(http.StatusUnauthorized)
+					return true
+				}
+				token = "new"
+				return false
+			}
+		})
+		j := job(n)
+		j.Request.Header = dragonfly.Header{"Authorization": {"old"}}
+		asked := 0
+		j.Fresh = func(context.Context) dragonfly.Header {
+			asked++
+			return dragonfly.Header{"Authorization": {"new"}}
+		}
+		d := w.host("10.0.1.1").start(j)
+		w.succeed(d, w.origin.content)
+		if p := d.Progress(); asked == 0 || p.FromSource > 0 {
+			t.Errorf("asked %d times, %+v", asked, p)
+		}
 	})
 }

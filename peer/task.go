@@ -69,6 +69,28 @@ func (t *task) request() dragonfly.Request {
 	return t.req
 }
 
+// refreshed is the request with the newest credentials that one of its jobs has.
+func (t *task) refreshed(ctx context.Context) dragonfly.Request {
+	t.mu.Lock()
+	var fresh func(context.Context) dragonfly.Header
+	for d := range t.downloads {
+		if d.job.Fresh != nil {
+			fresh = d.job.Fresh
+		}
+	}
+	t.mu.Unlock()
+	if fresh == nil {
+		return t.request()
+	}
+	h := fresh(ctx)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if h != nil {
+		t.req.Header = h
+	}
+	return t.req
+}
+
 func (t *task) holding() *holding {
 	t.mu.Lock()
 	defer t.mu.Unlock()
