@@ -82,6 +82,11 @@ type Request struct {
 // TaskID derives the identity of the requested content (v1-protocol 4.1).
 // Only a header spelled exactly "Range" takes part in it.
 func (r Request) TaskID() TaskID {
+	return sha256.Sum256([]byte(taskKey + strings.Join(r.parts(), "") + taskKey))
+}
+
+// parts are what a TaskID is made of: URL, sign, range.
+func (r Request) parts() []string {
 	url := r.TaskURL
 	if strings.TrimSpace(url) == "" {
 		url = r.URL
@@ -90,7 +95,20 @@ func (r Request) TaskID() TaskID {
 	if sign == "" && strings.TrimSpace(r.Identifier) != "" {
 		sign = r.Identifier
 	}
-	return sha256.Sum256([]byte(taskKey + url + sign + strings.Join(r.Header["Range"], ",") + taskKey))
+	return []string{url, sign, strings.Join(r.Header["Range"], ",")}
+}
+
+// Name tells the content of the request from every other one. A TaskID does not:
+// v1 writes its parts one after the other, so that other parts, a shorter URL
+// with the rest as identifier, give the same one. Nobody may have a content by
+// being let to another of the same TaskID.
+func (r Request) Name() (name [sha256.Size]byte) {
+	sum := sha256.New()
+	for _, part := range r.parts() {
+		fmt.Fprintf(sum, "%d:%s", len(part), part)
+	}
+	sum.Sum(name[:0])
+	return name
 }
 
 // FilterURL drops the query parameters with exactly the given names and keeps

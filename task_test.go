@@ -113,6 +113,25 @@ func TestTaskIDOfDigests(t *testing.T) {
 	}
 }
 
+// TestNames: what gives the same TaskID is told apart, and what is the same
+// content is not.
+func TestNames(t *testing.T) {
+	whole := dragonfly.Request{URL: "http://h/private/file"}
+	for _, r := range []dragonfly.Request{
+		{URL: "http://h/", Identifier: "private/file"},
+		{URL: "http://h/private/", Header: dragonfly.Header{"Range": {"file"}}},
+		{URL: "http://h/other", TaskURL: "http://h/priv", Identifier: "ate/file"},
+	} {
+		if r.TaskID() != whole.TaskID() || r.Name() == whole.Name() {
+			t.Errorf("%s: id %s, name %x", r.URL, r.TaskID(), r.Name())
+		}
+	}
+	same := dragonfly.Request{URL: "http://h/private/file?sign=x", TaskURL: whole.URL, Header: dragonfly.Header{"range": {"x"}}}
+	if same.Name() != whole.Name() {
+		t.Error("another name for the same content")
+	}
+}
+
 func TestParseTaskID(t *testing.T) {
 	id := dragonfly.Request{URL: vectorURL}.TaskID()
 	back, err := dragonfly.ParseTaskID(id.String())

@@ -5,6 +5,7 @@ package peer
 import (
 	"cmp"
 	"context"
+	"encoding/hex"
 	"slices"
 	"time"
 
@@ -96,6 +97,11 @@ func (s Seed) Prepare(ctx context.Context, r dragonfly.Request, known Known) (Pr
 		return Prepared{}, &dragonfly.Error{Kind: dragonfly.SourceFailed,
 			Message: "the source breaks off or changes its content each time it is read: try again later"}
 	}
+	if h == nil {
+		if err := t.rename(); err != nil {
+			return Prepared{}, err
+		}
+	}
 	asked := false
 	if h == nil || h.complete() || h.isVoid() {
 		if h, asked, err = t.open(ctx, known); err != nil {
@@ -124,6 +130,26 @@ func (s Seed) Prepare(ctx context.Context, r dragonfly.Request, known Known) (Pr
 		t.source().linger(e.ctx)
 	}
 	return p, nil
+}
+
+// rename drops what is stored under the TaskID if that is a content of another
+// name: who is let to this one may not be let to that.
+func (t *task) rename() error {
+	content, ok := t.e.cfg.Store.Lookup(t.id)
+	if !ok {
+		return nil
+	}
+	stored := content.Meta().Name
+	content.Release()
+	if stored == "" || stored == nameOf(t.request()) {
+		return nil
+	}
+	return t.e.cfg.Store.Remove(t.id)
+}
+
+func nameOf(r dragonfly.Request) string {
+	name := r.Name()
+	return hex.EncodeToString(name[:])
 }
 
 const (

@@ -208,7 +208,7 @@ func (t *task) adopt(v dragonfly.Version, layout dragonfly.Layout, ticket dragon
 	if !ok {
 		var err error
 		content, err = t.e.cfg.Store.Create(store.Meta{Task: t.id, Version: v, Layout: layout,
-			TaskURL: t.req.TaskURL, ETag: info.ETag, LastModified: info.LastModified})
+			TaskURL: t.req.TaskURL, Name: nameOf(t.req), ETag: info.ETag, LastModified: info.LastModified})
 		if err != nil {
 			return nil, err
 		}

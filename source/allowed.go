@@ -63,19 +63,39 @@ type headed struct {
 	challenges []string
 }
 
-// head asks a registry for a blob's or manifest's header. Where a redirect
-// leads to is made for another method, and the registry has decided by then.
+// head asks a registry for a blob's or manifest's header. Redirects to where a
+// registry answers are followed: they may only change names, or http to https.
+// Where else one leads to is made for another method, and the registry has
+// decided by then.
 func (c *Client) head(ctx context.Context, r dragonfly.Request, u *url.URL, h http.Header, host string) (headed, error) {
-	a, err := c.once(ctx, r, http.MethodHead, u, h, host, true)
-	if err != nil {
-		return headed{}, err
+	seen := map[string]bool{}
+	for own, hop := true, 0; ; hop++ {
+		seen[u.String()] = true
+		a, err := c.once(ctx, r, http.MethodHead, u, h, host, own)
+		if err != nil {
+			return headed{}, err
+		}
+		got := headed{a.resp.StatusCode, a.resp.Header.Values("WWW-Authenticate")}
+		var next *url.URL
+		switch {
+		case isRedirect(got.code):
+			if next, err = target(a, seen, hop); err != nil {
+				err = a.describe(err)
+			} else if _, ok := repository(next); !ok {
+				next = nil
+			}
+		case got.code >= 300:
+			err = statusError(a)
+		}
+		a.discard()
+		if next == nil || err != nil {
+			return got, err
+		}
+		if !sameHost(u, next) {
+			own, host, h = false, "", harmlessOf(h)
+		}
+		u = takeUser(next, h)
 	}
-	defer a.discard()
-	got := headed{a.resp.StatusCode, a.resp.Header.Values("WWW-Authenticate")}
-	if got.code < 400 {
-		return got, nil
-	}
-	return got, statusError(a)
 }
 
 // anonymous is a token that the registry's token service gives to everybody;
@@ -117,23 +137,20 @@ func (c *Client) anonymous(ctx context.Context, r dragonfly.Request, at *url.URL
 	return ""
 }
 
-// Repository is the name of the repository in the URL of a registry's blob or
-// manifest (…/v2/NAME/blobs/…).
-func Repository(rawURL string) (name string, ok bool) {
-	u, err := url.Parse(rawURL)
-	if err != nil {
-		return "", false
-	}
-	return repository(u)
-}
-
+// repository is the name of the repository in the URL of a registry's blob or
+// manifest (…/v2/NAME/blobs/ALGORITHM:HEX, …/v2/NAME/manifests/REFERENCE).
 func repository(u *url.URL) (name string, ok bool) {
 	_, path, ok := strings.Cut(u.Path, "/v2/")
-	if !ok {
+	if !ok || u.RawPath != "" { // escaped slashes: some servers see other names in it
 		return "", false
 	}
 	for _, kind := range []string{"/blobs/", "/manifests/"} {
-		if i := strings.LastIndex(path, kind); i > 0 {
+		i := strings.LastIndex(path, kind)
+		if i <= 0 {
+			continue
+		}
+		reference := path[i+len(kind):]
+		if reference != "" && !strings.Contains(reference, "/") && (kind == "/manifests/" || strings.Contains(reference, ":")) {
 			return path[:i], true
 		}
 	}

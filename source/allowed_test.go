@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -97,17 +98,42 @@ func TestAllowedByServer(t *testing.T) {
 	}
 }
 
+// TestAllowedIsNotMoved: that a registry is elsewhere says nothing about what it
+// gives to whom.
+func TestAllowedIsNotMoved(t *testing.T) {
+	private := guarded(t, false)
+	var target string
+	moved := at(t, "127.0.0.2:0", to(&target, http.StatusMovedPermanently))
+	c := newClient(t, Options{})
+	for _, target = range []string{private.URL + blobOf + "x", "/v2/team/app/blobs/./sha256:x"} {
+		if err := c.Allowed(t.Context(), request(moved.URL+blobOf+"x")); err == nil {
+			t.Errorf("allowed by a redirect to %s", target)
+		}
+	}
+	// Credentials do not go along.
+	r := request(moved.URL + blobOf + "x")
+	r.Header, target = dragonfly.Header{"Authorization": {"Bearer mine"}}, private.URL+blobOf+"x"
+	wantKind(t, c.Allowed(t.Context(), r), dragonfly.Unauthorized)
+}
+
 func TestRepository(t *testing.T) {
-	for url, want := range map[string]string{
-		"https://h/v2/a/b/blobs/sha256:1":        "a/b",
-		"https://h/x/v2/a/manifests/latest":      "a",
-		"https://h/v2/blobs/blobs/blobs/sha256:": "blobs/blobs",
-		"https://h/v2/a/tags/list":               "",
-		"https://h/file":                         "",
-		"https://h/v2//blobs/":                   "",
+	for text, want := range map[string]string{
+		"https://h/v2/a/b/blobs/sha256:1":         "a/b",
+		"https://h/x/v2/a/manifests/latest":       "a",
+		"https://h/v2/blobs/blobs/blobs/sha256:1": "blobs/blobs",
+		"https://h/v2/a/blobs/file":               "",
+		"https://h/v2/a/blobs/sha256:1/file":      "",
+		"https://h/v2/a%2Fb/blobs/sha256:1":       "",
+		"https://h/v2/a/tags/list":                "",
+		"https://h/file":                          "",
+		"https://h/v2//blobs/":                    "",
 	} {
-		if got, _ := Repository(url); got != want {
-			t.Errorf("%s: %q, want %q", url, got, want)
+		u, err := url.Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := repository(u); got != want {
+			t.Errorf("%s: %q, want %q", text, got, want)
 		}
 	}
 }

@@ -69,8 +69,8 @@ var ErrUnasked = &dragonfly.Error{Kind: dragonfly.SourceFailed, Message: "the so
 // place is what one right to read covers: a repository of a registry, else one
 // task.
 type place struct {
-	host, repository string
-	task             dragonfly.TaskID
+	host, repository string // with what is before it in the path
+	content          [sha256.Size]byte
 }
 
 // credential stands for everything that a source may decide by. The zero value
@@ -100,8 +100,7 @@ var neutral = []string{"accept", "accept-charset", "accept-encoding", "accept-la
 // placeOf says where a request reads, and with what right. open is the request
 // as everybody could make it.
 func placeOf(r dragonfly.Request) (p place, c credential, open dragonfly.Request) {
-	repository, _ := Repository(r.URL)
-	p.task = r.TaskID()
+	p.content = r.Name()
 	open = r
 	open.Header, open.TaskURL = dragonfly.Header{}, ""
 	var names []string
@@ -116,8 +115,10 @@ func placeOf(r dragonfly.Request) (p place, c credential, open dragonfly.Request
 	if err != nil { // it was validated
 		return p, sha256.Sum256([]byte(r.URL)), open
 	}
-	if repository != "" {
-		p = place{host: u.Scheme + "://" + u.Host, repository: repository}
+	repository, isRegistry := repository(u)
+	if isRegistry {
+		before, _, _ := strings.Cut(u.Path, "/v2/")
+		p = place{host: u.Scheme + "://" + u.Host, repository: before + "/v2/" + repository}
 	}
 	plain := *u
 	plain.User = nil
@@ -135,7 +136,7 @@ func placeOf(r dragonfly.Request) (p place, c credential, open dragonfly.Request
 	put := func(s string) { frame(sum, s) }
 	put(u.User.String())
 	put(u.RawQuery)
-	if repository == "" {
+	if !isRegistry {
 		put(u.Path)
 	}
 	slices.Sort(names)
@@ -235,7 +236,7 @@ func (d *Door) Admit(ctx context.Context, r dragonfly.Request) (asked bool, err 
 			d.mu.Lock()
 			public := !a.public.IsZero() // as long as the source could be asked
 			d.mu.Unlock()
-			if public {
+			if public && which == everybody && away(k.err) {
 				return true, nil
 			}
 			return true, ErrUnasked
@@ -249,6 +250,16 @@ func (d *Door) Admit(ctx context.Context, r dragonfly.Request) (asked bool, err 
 func refuses(err error) bool {
 	switch dragonfly.KindOf(err) {
 	case dragonfly.Unauthorized, dragonfly.Forbidden, dragonfly.NotFound:
+		return true
+	}
+	return false
+}
+
+// away says that the source gave no answer, as far as the question was none that
+// nobody can answer: who wants in could ask so on purpose.
+func away(err error) bool {
+	switch dragonfly.KindOf(err) {
+	case dragonfly.SourceFailed, dragonfly.Throttled:
 		return true
 	}
 	return false
@@ -345,8 +356,33 @@ func (d *Door) tidy() {
 	}
 }
 
+// steering are headers by which servers find the content in the place of the
+// URL. No TaskID has them in it.
+var steering = []string{
+	"forwarded", "host", "x-forwarded-host", "x-http-method", "x-http-method-override", "x-method-override",
+	"x-original-host", "x-original-url", "x-rewrite-url",
+}
+
+// Steered says that headers of the request may lead it to another content than
+// its URL. Then neither is what it brings that of its task, nor does an answer to
+// it say who may have that.
+func Steered(r dragonfly.Request) bool {
+	for name, values := range r.Header {
+		name = strings.ToLower(name)
+		if !slices.Contains(steering, name) {
+			continue
+		}
+		u, err := url.Parse(r.URL)
+		if err != nil || name != "host" || slices.ContainsFunc(values, func(v string) bool { return !strings.EqualFold(v, u.Host) }) {
+			return true
+		}
+	}
+	return false
+}
+
 // Fits says that the task URL is made of the URL by leaving out parameters of
-// its query: who may read the URL may have the task.
+// its query: who may read the URL may have the task. What is left out has
+// another name than what is kept: of two values of one name servers take one.
 func Fits(raw, task string) bool {
 	u, query, _ := strings.Cut(raw, "?")
 	t, kept, _ := strings.Cut(task, "?")
@@ -359,5 +395,27 @@ func Fits(raw, task string) bool {
 			return false
 		}
 	}
+	left := map[string]int{} // by name, more in the URL than in the task URL
+	for _, item := range items {
+		left[parameter(item)]++
+	}
+	for item := range strings.SplitSeq(kept, "&") {
+		left[parameter(item)]--
+	}
+	for item := range strings.SplitSeq(kept, "&") {
+		if item != "" && left[parameter(item)] != 0 {
+			return false
+		}
+	}
 	return true
+}
+
+// parameter is the name of an item of a query, as loosely as servers read it.
+func parameter(item string) string {
+	name, _, _ := strings.Cut(item, "=")
+	if plain, err := url.QueryUnescape(name); err == nil {
+		name = plain
+	}
+	name, _, _ = strings.Cut(name, "[")
+	return strings.ToLower(strings.TrimSpace(name))
 }

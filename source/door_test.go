@@ -22,7 +22,7 @@ func TestDoorForgets(t *testing.T) {
 			return &dragonfly.Error{Kind: dragonfly.Forbidden}
 		})
 		defer d.Close()
-		r := dragonfly.Request{URL: "http://h/v2/team/app/blobs/x", Header: dragonfly.Header{"Authorization": {"mine"}}}
+		r := dragonfly.Request{URL: "http://h/v2/team/app/blobs/sha256:1", Header: dragonfly.Header{"Authorization": {"mine"}}}
 		if asked, err := d.Admit(t.Context(), r); !asked || err != nil || !d.Knows(r) {
 			t.Fatal(asked, err)
 		}
@@ -88,9 +88,94 @@ func TestFits(t *testing.T) {
 		{"http://h/g", "http://h/f", false},
 		{"http://i/f", "http://h/f", false},
 		{"https://h/f", "http://h/f", false},
+		{"http://h/f?a=1&sign=x&a=2&at=3", "http://h/f?a=1&a=2", true},
+		{"http://h/f?id=secret&id=public", "http://h/f?id=secret", false},
+		{"http://h/f?id=secret&%49D=public", "http://h/f?id=secret", false},
+		{"http://h/f?id=secret&id[]=public", "http://h/f?id=secret", false},
 	} {
 		if got := Fits(k.url, k.task); got != k.want {
 			t.Errorf("%s of %s: %v", k.task, k.url, got)
 		}
+	}
+}
+
+// TestRightsDoNotSpread: a right to read covers a repository of one registry, or
+// one content, however alike others look.
+func TestRightsDoNotSpread(t *testing.T) {
+	const blob = "/blobs/sha256:1"
+	for name, k := range map[string]struct{ mine, other dragonfly.Request }{
+		"two registries on a host": {
+			dragonfly.Request{URL: "http://h/public/v2/app" + blob}, dragonfly.Request{URL: "http://h/private/v2/app" + blob}},
+		"escaped": {
+			dragonfly.Request{URL: "http://h/v2/a/b" + blob}, dragonfly.Request{URL: "http://h/v2/a%2Fb" + blob}},
+		"files of one directory": {
+			dragonfly.Request{URL: "http://h/v2/app/blobs/public"}, dragonfly.Request{URL: "http://h/v2/app/blobs/private"}},
+		"the same TaskID": {
+			dragonfly.Request{URL: "http://h/pub", Identifier: "lic"}, dragonfly.Request{URL: "http://h/public"}},
+		"scheme": {
+			dragonfly.Request{URL: "https://h/v2/app" + blob}, dragonfly.Request{URL: "http://h/v2/app" + blob}},
+	} {
+		d := NewDoor(func(context.Context, dragonfly.Request) error { return &dragonfly.Error{Kind: dragonfly.Forbidden} })
+		d.Proved(k.mine)
+		if d.Knows(k.other) {
+			t.Errorf("%s: known", name)
+		}
+		if _, err := d.Admit(t.Context(), k.other); dragonfly.KindOf(err) != dragonfly.Forbidden {
+			t.Errorf("%s: %v", name, err)
+		}
+		d.Close()
+	}
+}
+
+// TestWhatWasPublic: while the source cannot be asked, what it gave to everybody
+// stays everybody's, but not for questions that nobody can answer, nor when the
+// source has said that it is so no more.
+func TestWhatWasPublic(t *testing.T) {
+	const url = "http://h/v2/app/blobs/sha256:1"
+	for name, k := range map[string]struct {
+		open, own dragonfly.Kind // what the source says without and with the header
+		admitted  bool
+	}{
+		"away":                         {dragonfly.SourceFailed, "", true},
+		"asked too often":              {dragonfly.Throttled, "", true},
+		"not understood":               {dragonfly.Invalid, "", false},
+		"gone, own one not understood": {dragonfly.NotFound, dragonfly.Invalid, false},
+		"gone, then away":              {dragonfly.NotFound, dragonfly.SourceFailed, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			d := NewDoor(func(_ context.Context, r dragonfly.Request) error {
+				if r.Header["X-Own"] != nil {
+					return &dragonfly.Error{Kind: k.own}
+				}
+				return &dragonfly.Error{Kind: k.open}
+			})
+			defer d.Close()
+			d.Proved(dragonfly.Request{URL: url})
+			<-time.After(2 * admitted)
+			_, err := d.Admit(t.Context(), dragonfly.Request{URL: url, Header: dragonfly.Header{"X-Own": {"x"}}})
+			if got := err == nil; got != k.admitted {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+	}
+}
+
+// TestSteered: headers by which a server looks elsewhere.
+func TestSteered(t *testing.T) {
+	for _, k := range []struct {
+		name, value string
+		want        bool
+	}{
+		{"Host", "h", false}, {"HOST", "H", false}, {"host", "other", true}, {"X-Forwarded-HOST", "h", true},
+		{"X-Original-URL", "/", true}, {"X-HTTP-Method-Override", "HEAD", true}, {"Authorization", "x", false},
+	} {
+		r := dragonfly.Request{URL: "http://h/f", Header: dragonfly.Header{k.name: {k.value}}}
+		if got := Steered(r); got != k.want {
+			t.Errorf("%s: %s: %v", k.name, k.value, got)
+		}
+	}
+	r := dragonfly.Request{URL: "http://h/f", Header: dragonfly.Header{"Host": {"h", "other"}}}
+	if !Steered(r) {
+		t.Error("a second value is not seen")
 	}
 }

@@ -121,15 +121,21 @@ func (c *Client) get(ctx context.Context, r dragonfly.Request, u *url.URL, h htt
 		}
 		a.discard()
 		if !sameHost(u, next) {
-			own, host = false, ""
-			for name := range h {
-				if !slices.Contains(harmless, name) {
-					delete(h, name)
-				}
-			}
+			own, host, h = false, "", harmlessOf(h)
 		}
 		u = next
 	}
+}
+
+// harmlessOf is what of a header every host may see.
+func harmlessOf(h http.Header) http.Header {
+	kept := http.Header{}
+	for _, name := range harmless {
+		if v := h[name]; v != nil {
+			kept[name] = v
+		}
+	}
+	return kept
 }
 
 // once sends one request.

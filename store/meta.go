@@ -27,6 +27,9 @@ type Meta struct {
 	Layout  dragonfly.Layout  `json:"layout"`
 	// TaskURL is what the task was asked for by, after filtering.
 	TaskURL string `json:"taskUrl,omitempty"`
+	// Name tells the content from others of the same TaskID, as Request.Name
+	// does, in hex; empty: an older build wrote it.
+	Name string `json:"name,omitempty"`
 	// ETag and LastModified are the source's validators, "" when it gave none.
 	ETag         string `json:"etag,omitempty"`
 	LastModified string `json:"lastModified,omitempty"`

@@ -34,7 +34,7 @@ type preparation struct {
 func (s *Supernode) prepared(ctx context.Context, ss *session, id dragonfly.TaskID, reg dragonfly.Registration) (*task, error) {
 	r := reg.Request
 	for {
-		if err := s.admissible(ss, id); err != nil {
+		if err := s.admissible(ss, id, reg); err != nil {
 			return nil, err
 		}
 		t := s.task(id, r)
@@ -60,7 +60,7 @@ func (s *Supernode) prepared(ctx context.Context, ss *session, id dragonfly.Task
 			return nil, context.Cause(ctx)
 		case p.forgetting:
 		case p.err == nil && t.current != nil:
-			return t, s.admissible(ss, id)
+			return t, s.admissible(ss, id, reg)
 		case p.err != nil && refused(p.err) && !sameCredentials(p.request, r):
 			// Somebody else's credentials were refused; ask with these.
 		case p.err != nil:

@@ -100,8 +100,11 @@ func (ss *session) Register(ctx context.Context, r dragonfly.Registration) (drag
 	id := r.Request.TaskID()
 	s.mu.Lock()
 	defer s.unlock()
-	if err := s.admissible(ss, id); err != nil {
-		return dragonfly.TaskInfo{}, err
+	if err := s.admissible(ss, id, r); err != nil {
+		return s.refuse(ss, id, r, err)
+	}
+	if source.Steered(r.Request) {
+		return s.refuse(ss, id, r, source.ErrUnasked)
 	}
 	if r.Holding && !s.wanted(id) {
 		return s.keep(ss, s.task(id, r.Request), r), nil
@@ -116,8 +119,8 @@ func (ss *session) Register(ctx context.Context, r dragonfly.Registration) (drag
 			may = true
 		}
 		if r.Holding {
-			if err := s.admissible(ss, id); err != nil {
-				return dragonfly.TaskInfo{}, err
+			if err := s.admissible(ss, id, r); err != nil {
+				return s.refuse(ss, id, r, err)
 			}
 			return s.hold(ss, s.task(id, r.Request), r), nil
 		}
@@ -135,8 +138,8 @@ func (ss *session) Register(ctx context.Context, r dragonfly.Registration) (drag
 		s.unlock()
 		content, ok := s.seed.Inline(id, v.id)
 		s.mu.Lock()
-		if err := s.admissible(ss, id); err != nil {
-			return dragonfly.TaskInfo{}, err
+		if err := s.admissible(ss, id, r); err != nil {
+			return s.refuse(ss, id, r, err)
 		}
 		switch {
 		case s.tasks[id] != t || t.current != v:
@@ -178,7 +181,13 @@ func wantsInline(r dragonfly.Registration, v *version) bool {
 		(r.Version != v.id || r.Held.Count() < v.layout.Pieces())
 }
 
-func (s *Supernode) admissible(ss *session, id dragonfly.TaskID) error {
+// errAnother says that a TaskID is in use for a content of another name.
+var errAnother = &dragonfly.Error{Kind: dragonfly.SourceFailed, Message: "the task id stands for another content here"}
+
+// admissible says whether a registration can be taken at all, as far as the
+// books tell. A task that nobody is given yet becomes that of who wants it.
+func (s *Supernode) admissible(ss *session, id dragonfly.TaskID, r dragonfly.Registration) error {
+	t := s.tasks[id]
 	switch {
 	case ss.dead:
 		return ss.gone()
@@ -189,7 +198,17 @@ func (s *Supernode) admissible(ss *session, id dragonfly.TaskID) error {
 	case ss.regs[id] == nil && len(ss.regs) >= maxTasksOf:
 		return invalid("registration: a peer has at most %d tasks", maxTasksOf)
 	}
-	return s.owns(id)
+	if err := s.owns(id); err != nil || t == nil || t.request.Name() == r.Request.Name() {
+		return err
+	}
+	if t.current != nil || t.prep != nil || r.Holding {
+		return errAnother
+	}
+	for _, kept := range t.registered() {
+		s.remove(kept)
+	}
+	t.request, t.host, t.notFound, t.trouble = r.Request, sourceHost(r.Request.URL), nil, trouble{}
+	return nil
 }
 
 // grants says whether a failure of the source leaves the peer to try by
