@@ -22,7 +22,6 @@ const (
 	defaultConfigFile = "/etc/dragonfly/dfdaemon.yml"
 	// favouritePort is the data port that is tried first.
 	favouritePort = 65000
-	presetNode    = "127.0.0.1:8002"
 )
 
 // Exit codes (v1-protocol 10). Those of a dfget that is not found or fails are
@@ -65,7 +64,7 @@ type config struct {
 	KeyPEM     string             `key:"keypem" flag:"keypem" group:"Where dfdaemon listens" usage:"file with the key of dfdaemon's own certificate, PEM"`
 	AuthFile   string             `key:"proxyAuthFile" flag:"proxy-auth-file" group:"Where dfdaemon listens" usage:"file with lines user:password, which the proxy then asks for; clients on other hosts may use the proxy only"`
 	Verbose    bool               `key:"verbose" flag:"verbose" group:"What is kept and logged" usage:"log more"`
-	Nodes      []node             `key:"supernodes" flag:"node" group:"The swarm" usage:"supernodes, host[:port][=weight]; a comma list, or the flag several times (default 127.0.0.1:8002)"`
+	Nodes      []settings.Node    `key:"supernodes" flag:"node" group:"The swarm" usage:"supernodes, host[:port][=weight]; a comma list, or the flag several times (default 127.0.0.1:8002)"`
 	RateLimit  limit              `key:"ratelimit" flag:"ratelimit" group:"The swarm" usage:"limit per second of all receiving and, separately, of all sending; 0: none"`
 	WorkHome   string             `key:"workHome" flag:"workHome" group:"What is kept and logged" usage:"directory for logs and data (default $HOME/.small-dragonfly)"`
 	LocalRepo  string             `key:"localrepo" flag:"localrepo" group:"What is kept and logged" usage:"directory for contents, absolute (default WORKHOME/dfdaemon/data)"`
@@ -93,16 +92,6 @@ type registryMirror struct {
 	AuthFile   string   `key:"auth_file" usage:"docker config.json with these logins; empty: that of dfdaemon's user"`
 	Direct     bool     `key:"direct" usage:"fetch blobs past the swarm"`
 }
-
-// node is a supernode as the user writes it.
-type node struct{ dragonfly.Member }
-
-func (n *node) UnmarshalText(b []byte) (err error) {
-	n.Member, err = dragonfly.ParseMember(string(b))
-	return err
-}
-
-func (n node) MarshalText() ([]byte, error) { return []byte(n.Member.String()), nil }
 
 // limit is a rate whose mistakes have an exit code of their own.
 type limit struct{ dragonfly.Rate }
@@ -208,21 +197,6 @@ func (c *config) settle(lookup func(string) (string, bool)) error {
 		return wrong(exitRepo, "the directory for contents cannot be made: give another with --localrepo, or another home with --workHome: %w", err)
 	}
 	return nil
-}
-
-// members are the supernodes to ask; preset says that nobody named one.
-func (c *config) members() (members []dragonfly.Member, preset bool) {
-	for _, n := range c.Nodes {
-		members = append(members, n.Member)
-	}
-	if len(members) > 0 {
-		return members, false
-	}
-	m, err := dragonfly.ParseMember(presetNode)
-	if err != nil {
-		panic(err) // our own text
-	}
-	return []dragonfly.Member{m}, true
 }
 
 func (c *config) meta() string { return filepath.Join(c.WorkHome, "dfdaemon", "meta") }

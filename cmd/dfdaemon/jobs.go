@@ -11,6 +11,7 @@ import (
 	"dragonfly"
 	"dragonfly/agent"
 	"dragonfly/internal/logfile"
+	"dragonfly/internal/settings"
 	"dragonfly/peer"
 )
 
@@ -27,7 +28,7 @@ type jobs struct {
 
 func newJobs(c *config, port int, log io.Writer) *jobs {
 	j := &jobs{verbose: c.Verbose, journal: agent.Journal{Log: log, IP: c.LocalIP, Port: port, Data: c.LocalRepo, Meta: c.meta(), Expire: c.ExpireTime}}
-	j.nodes, j.preset = c.members()
+	j.nodes, j.preset = settings.Members(c.Nodes)
 	return j
 }
 

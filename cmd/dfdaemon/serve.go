@@ -24,6 +24,7 @@ import (
 	"dragonfly/agent"
 	"dragonfly/internal/logfile"
 	"dragonfly/internal/machine"
+	"dragonfly/internal/settings"
 	"dragonfly/internal/version"
 	"dragonfly/mirror"
 	"dragonfly/peer"
@@ -212,7 +213,7 @@ func newDaemon(c *config, w wares, args []string, o mirror.Options, recent *pass
 	}
 	nodes := &http.Transport{DisableKeepAlives: true}
 	others := []check{registryAnswers(w.registry, swarm)}
-	members, _ := c.members()
+	members, _ := settings.Members(c.Nodes)
 	for _, m := range members {
 		others = append(others, nodeAnswers(m, nodes))
 	}

@@ -244,7 +244,7 @@ func (g *get) line(text string) {
 }
 
 func (g *get) job() agent.Job {
-	nodes, preset := g.o.members()
+	nodes, preset := settings.Members(g.o.Nodes)
 	out := g.target.path
 	if out == "-" {
 		out = "/dev/stdout"

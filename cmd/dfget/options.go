@@ -26,7 +26,6 @@ import (
 const (
 	settingsPath = "/etc/dragonfly/dfget.yml"
 	iniPath      = "/etc/dragonfly.conf" // v1's other file
-	presetNode   = "127.0.0.1:8002"
 	// presetLimit is the limit of a task that nobody asked for (FAQ: bandwidth
 	// limit); it alone is worth a hint when it held a download back.
 	presetLimit = 10 << 20
@@ -47,7 +46,7 @@ type options struct {
 	CACerts    []string `flag:"cacerts" group:"What to download and where to" usage:"files with certificates of authorities for the source, PEM"`
 	Insecure   bool     `flag:"insecure" group:"What to download and where to" usage:"do not check the source's certificate"`
 
-	Nodes    []node            `key:"nodes" flag:"node" short:"n" group:"The swarm" usage:"supernodes, host[:port][=weight]; a comma list, or the flag several times (default 127.0.0.1:8002)"`
+	Nodes    []settings.Node   `key:"nodes" flag:"node" short:"n" group:"The swarm" usage:"supernodes, host[:port][=weight]; a comma list, or the flag several times (default 127.0.0.1:8002)"`
 	Pattern  string            `flag:"pattern" short:"p" group:"The swarm" usage:"p2p: fetch from the swarm and serve it; cdn: fetch only; source: straight from the source"`
 	NoSource bool              `flag:"notbs" group:"The swarm" usage:"never download from the source: fail when the swarm cannot"`
 	Location settings.Location `key:"location" group:"The swarm"`
@@ -113,16 +112,6 @@ func checkIP(ip string) error {
 	return nil
 }
 
-// node is a supernode as the user writes it.
-type node struct{ dragonfly.Member }
-
-func (n *node) UnmarshalText(b []byte) (err error) {
-	n.Member, err = dragonfly.ParseMember(string(b))
-	return err
-}
-
-func (n node) MarshalText() ([]byte, error) { return []byte(n.Member.String()), nil }
-
 // timeout is a duration; a bare number counts seconds, as in older scripts.
 type timeout time.Duration
 
@@ -156,7 +145,7 @@ func exists(name string) bool {
 
 // readINI reads v1's other settings file: [node] address=ip1,ip2. A file that
 // is not there has no nodes.
-func readINI(name string) (nodes []node, err error) {
+func readINI(name string) (nodes []settings.Node, err error) {
 	f, err := os.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -187,7 +176,7 @@ func readINI(name string) (nodes []node, err error) {
 			if item = strings.TrimSpace(item); item == "" {
 				continue
 			}
-			var m node
+			var m settings.Node
 			if err := m.UnmarshalText([]byte(item)); err != nil {
 				return nil, fmt.Errorf("%s:%d: %w", name, n, err)
 			}
@@ -255,21 +244,6 @@ func readCerts(files []string) (bundle []byte, err error) {
 		bundle = append(append(bundle, text...), '\n')
 	}
 	return bundle, nil
-}
-
-// members are the supernodes to ask; preset says that nobody named one.
-func (o *options) members() (members []dragonfly.Member, preset bool) {
-	for _, n := range o.Nodes {
-		members = append(members, n.Member)
-	}
-	if len(members) > 0 {
-		return members, false
-	}
-	m, err := dragonfly.ParseMember(presetNode)
-	if err != nil {
-		panic(err) // our own text
-	}
-	return []dragonfly.Member{m}, true
 }
 
 // initConfig is what v1 wrote into the log about its settings, in its order

@@ -130,14 +130,14 @@ func TestNodeLists(t *testing.T) {
 		{"-n", "supernode01", "--node=supernode02:9002=2"},
 	} {
 		o := h.parsed(args...)
-		members, preset := o.members()
+		members, preset := settings.Members(o.Nodes)
 		want := []dragonfly.Member{{ID: "supernode01:8002", Addr: "supernode01:8002", Weight: 1}, {ID: "supernode02:9002", Addr: "supernode02:9002", Weight: 2}}
 		if diff := cmp.Diff(want, members); diff != "" || preset {
 			t.Errorf("%q: preset %t, %s", args, preset, diff)
 		}
 	}
 	o := h.parsed()
-	if members, preset := o.members(); !preset || len(members) != 1 || members[0].Addr != "127.0.0.1:8002" {
+	if members, preset := settings.Members(o.Nodes); !preset || len(members) != 1 || members[0].Addr != "127.0.0.1:8002" {
 		t.Errorf("without any: %v, %t", members, preset)
 	}
 }
@@ -175,7 +175,7 @@ logConfig:
 location: {zone: z1, rack: r1}
 `)
 	o := h.parsed("--locallimit", "1g", "--rack", "r2")
-	if members, _ := o.members(); len(members) != 2 || members[1].Addr != "supernode02:9002" {
+	if members, _ := settings.Members(o.Nodes); len(members) != 2 || members[1].Addr != "supernode02:9002" {
 		t.Errorf("nodes %v", members)
 	}
 	want := settings.LogConfig{MaxSize: 20, MaxBackups: 3, Path: "/var/log/dfclient.log"}
@@ -203,7 +203,7 @@ func TestEnvironment(t *testing.T) {
 	h.write(h.settings, "localLimit: 1MB\nlocation: {zone: file, rack: file}\n")
 	h.env = map[string]string{"DRAGONFLY_ZONE": "z1", "DRAGONFLY_RACK": "r1", "DFGET_NODES": "a,b:9002", "DFGET_LOCALLIMIT": "2MB", "DFGET_PORT": "tcp://10.0.0.1:80"}
 	o := h.parsed("--rack", "r2")
-	if members, _ := o.members(); len(members) != 2 || o.Location != (settings.Location{Zone: "z1", Rack: "r2"}) || o.LocalLimit != 2<<20 || o.Port != 0 {
+	if members, _ := settings.Members(o.Nodes); len(members) != 2 || o.Location != (settings.Location{Zone: "z1", Rack: "r2"}) || o.LocalLimit != 2<<20 || o.Port != 0 {
 		t.Errorf("%v, %+v", members, o)
 	}
 	h.env["DFGET_LOCALLIMIT"] = "geheim"
