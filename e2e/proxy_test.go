@@ -143,3 +143,30 @@ func TestPrivateAuthority(t *testing.T) {
 		t.Errorf("without the authority: status %d, want 502 that speaks of a certificate: %.300q", a.StatusCode, a.body)
 	}
 }
+
+// TestProxyPassword: who does not give the proxy its password pulls nothing
+// through it.
+func TestProxyPassword(t *testing.T) {
+	w := startEngines(t, "dockerd", "docker", "unshare")
+	hosts := w.known("one.test")
+	s := w.site(registry.Options{})
+	image := w.push(s, "app/one", usual)
+	users := filepath.Join(w.short(), "users")
+	w.must(os.WriteFile(users, []byte("carol:proxy password\n"), 0o600))
+	n := w.nodeWith(swarm.DaemonOptions{Registry: "http://127.0.0.1:1", Hosts: hosts, Config: "proxies: [{regx: blobs/sha256}]\n",
+		Args: []string{"--node", w.supernode(swarm.SupernodeOptions{Hosts: hosts}).Addr, "--proxy-auth-file", users}})
+	ref := "one.test:" + s.port() + "/app/one"
+	pull := func(user string) (*engine.Docker, error) {
+		d := w.dockerWith(engine.DockerOptions{Insecure: []string{"one.test:" + s.port()}, Env: proxied(strings.Replace(n.addr, "//", "//"+user, 1))})
+		return d, d.Pull(w.ctx, ref)
+	}
+	for _, user := range []string{"", "carol:wrong@"} {
+		if _, err := pull(user); err == nil || !strings.Contains(err.Error(), "Proxy Authentication Required") {
+			t.Errorf("as %q: %v", user, err)
+		}
+	}
+	d, err := pull("carol:proxy%20password@")
+	w.must(err)
+	w.isPulled(d, ref, image)
+	w.noSecretAnywhere("proxy password", "proxy%20password")
+}
