@@ -4,6 +4,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 )
@@ -22,8 +23,17 @@ func (f Files) Registries(text string) error { return f.write("registries.conf",
 // Auth writes the file with credentials.
 func (f Files) Auth(text string) error { return f.write("auth.json", text) }
 
+// write replaces a file at once: others may be reading it.
 func (f Files) write(name, text string) error {
-	return os.WriteFile(filepath.Join(f.Dir, name), []byte(text), 0o600)
+	file, err := os.CreateTemp(f.Dir, name)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(text)
+	if err := errors.Join(err, file.Close()); err != nil {
+		return err
+	}
+	return os.Rename(file.Name(), filepath.Join(f.Dir, name))
 }
 
 func (f Files) environment() []string {
