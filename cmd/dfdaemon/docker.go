@@ -10,6 +10,8 @@ import (
 	"io"
 	"slices"
 	"strings"
+
+	"dragonfly/agent"
 )
 
 // docker has one list of mirrors, for Docker Hub, and goes on to the Hub by
@@ -30,7 +32,7 @@ var docker = engine{
 		}
 		out := plan{
 			what:  "docker asks " + p.dfdaemon.String() + " for images of Docker Hub, and the Hub itself when that does not answer",
-			edits: []edit{{path, fmt.Sprintf("%q: [%q]", mirrorsKey, p.dfdaemon), before, text}},
+			edits: []edit{{path, shownMirrors(text), before, text}},
 			notes: []string{"docker has mirrors for Docker Hub only: images of other registries come through dfdaemon when it is docker's HTTP proxy",
 				"if dockerd is started with --registry-mirror, take that out: it does not start with both"},
 			after: "docker sees it after a reload: systemctl reload docker (or kill -HUP of dockerd); no restart is needed",
@@ -86,6 +88,18 @@ func withMirror(text []byte, mirror string) ([]byte, error) {
 	}
 	open := m.from + bytes.IndexByte(text[m.from:], '[') + 1
 	return slices.Concat(text[:open], item, []byte(", "), text[open:]), nil
+}
+
+// shownMirrors is the list of mirrors in a daemon.json as the user is shown it.
+func shownMirrors(text []byte) string {
+	var c struct {
+		Mirrors []string `json:"registry-mirrors"`
+	}
+	_ = json.Unmarshal(text, &c) // withMirror has read it
+	for i, m := range c.Mirrors {
+		c.Mirrors[i] = fmt.Sprintf("%q", agent.RedactURL(m))
+	}
+	return fmt.Sprintf("%q: [%s]", mirrorsKey, strings.Join(c.Mirrors, ", "))
 }
 
 // member is one of an object's, with where its value stands.
