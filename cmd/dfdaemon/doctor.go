@@ -127,7 +127,7 @@ func (d *doctor) others(said string) {
 		case kind == "supernode":
 			d.note("%s %s", name, outcome)
 		default:
-			d.fail("%s: %s: look at --registry, at this host's network and at its HTTPS_PROXY", name, outcome)
+			d.fail("%s: %s; look at --registry and at HTTPS_PROXY of dfdaemon", name, outcome)
 		}
 	}
 	if nodes > 0 && answering == 0 {
