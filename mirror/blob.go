@@ -156,9 +156,9 @@ func (m *Mirror) blob(to route, out *http.Request) (*http.Response, error) {
 	}
 	s := &stream{m: m, ctx: ctx, cancel: cancel, d: d, name: source.Redact(job.Request.URL), length: dragonfly.UnknownLength}
 	s.unhook = context.AfterFunc(client, cancel)
-	s.resume = func(span dragonfly.Span, length int64) (io.ReadCloser, error) {
+	s.resume = func(s *stream, span dragonfly.Span) (io.ReadCloser, error) {
 		log.Info("a blob goes on from its registry", "at", span.From)
-		return m.rest(to, out, span, length)
+		return m.rest(to, out, s, span)
 	}
 	first := dragonfly.Span{To: dragonfly.UnknownLength}
 	if len(job.Want) > 0 {
@@ -274,7 +274,7 @@ func (m *Mirror) length(to route, out *http.Request) (int64, error) {
 	r.Header.Del("Range")
 	r.Header.Del("If-Range")
 	r.Header.Set("Accept-Encoding", "identity")
-	resp, err := (&http.Client{Transport: m.transport(to)}).Do(r)
+	resp, err := m.client(to).Do(r)
 	if err != nil {
 		return 0, err
 	}

@@ -243,7 +243,8 @@ type paced struct {
 	status   int           // of the registry
 	asked    []time.Duration
 	began    time.Time
-	canceled int // questions to the registry that were taken back
+	canceled int  // questions to the registry that were taken back
+	hang     bool // its body never comes
 }
 
 func newPaced(t *testing.T, engineTakes, answers time.Duration, status int, fail error) *paced {
@@ -273,6 +274,9 @@ func (p *paced) roundTrip(r *http.Request) (*http.Response, error) {
 	}
 	resp := w.Result()
 	resp.Request = r
+	if p.hang {
+		return hung(resp), nil
+	}
 	return resp, nil
 }
 
@@ -372,6 +376,11 @@ func TestLeavesInMidStream(t *testing.T) {
 	}
 }
 
+// withServer makes a broken answer abort the handler, as in a server.
+func withServer(ctx context.Context) context.Context {
+	return context.WithValue(ctx, http.ServerContextKey, &http.Server{})
+}
+
 // TestStallsInMidStream: an engine that gives nothing more for long is left, and
 // the registry goes on; when that fails too the transfer is aborted.
 func TestStallsInMidStream(t *testing.T) {
@@ -386,7 +395,7 @@ func TestStallsInMidStream(t *testing.T) {
 			)
 			func() {
 				defer func() { abort = recover() }()
-				w, took = p.get(context.WithValue(t.Context(), http.ServerContextKey, &http.Server{}))
+				w, took = p.get(withServer(t.Context()))
 			}()
 			if status != http.StatusOK {
 				p.mirror.Close()

@@ -22,14 +22,18 @@ type Engine interface {
 type Download interface {
 	// Progress tells the length of the content once bytes can be read.
 	Progress() peer.Progress
-	// Reader gives the verified bytes in order and as they come, and io.EOF
-	// only when the job has succeeded. One goroutine reads.
+	// Reader gives the bytes in order and as they come, and io.EOF only when
+	// the job has succeeded; peer.ErrTakenBack says that what it gave was wrong.
+	// One goroutine reads. A versioned one says of which version it reads.
 	Reader(ctx context.Context, span dragonfly.Span) (io.Reader, error)
 	// Wait returns the job's outcome, or ctx's if that ends before.
 	Wait(ctx context.Context) error
 	// Close ends the job and returns after its end. Readers fail then.
 	Close() error
 }
+
+// versioned is a reader that knows which version of the content it reads.
+type versioned interface{ Version() dragonfly.Version }
 
 var _ Download = (*peer.Download)(nil)
 

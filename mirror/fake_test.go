@@ -31,6 +31,7 @@ type fakeEngine struct {
 	gate    chan struct{} // nothing comes before it is closed; nil: open
 	gateAt  int           // what lies before it comes all the same
 	flow    int64         // bytes that it receives in a second
+	version func() dragonfly.Version
 
 	mu     sync.Mutex // guards all below
 	jobs   []peer.Job
@@ -108,6 +109,13 @@ type fakeReader struct {
 	ctx context.Context
 	off int
 	to  int
+}
+
+func (r *fakeReader) Version() (v dragonfly.Version) {
+	if r.d.e.version != nil {
+		v = r.d.e.version()
+	}
+	return v
 }
 
 func (r *fakeReader) Read(p []byte) (int, error) {

@@ -8,11 +8,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"dragonfly"
+	"dragonfly/internal/piecehash"
+	"dragonfly/peer"
 	"dragonfly/source"
 )
 
@@ -21,13 +24,19 @@ const (
 	// registry is asked for the rest. A supernode that is only restarted is back
 	// before.
 	stall = 12 * time.Second
+	// silence is how long a registry that goes on may give nothing.
+	silence = 30 * time.Second
 	// slowest is how fast the end of a content is found right at least, in
 	// bytes per second: somebody may have to hash all of it.
 	slowest = 50_000_000
 )
 
-// errStalled says that the engine gives nothing any more.
-var errStalled = errors.New("the engine gave nothing for long")
+var (
+	// errStalled says that engine or registry give nothing any more.
+	errStalled = errors.New("nothing came for long")
+	// errAnother says that the content changed while it was given.
+	errAnother = errors.New("it may be another content by now")
+)
 
 // part is a run of bytes of the content, with what comes before it in an answer
 // of several parts.
@@ -46,18 +55,19 @@ type stream struct {
 	unhook func() bool // the end of the client's request ends the job no more
 	d      Download
 	name   string // of the content, for errors
-	resume func(span dragonfly.Span, length int64) (io.ReadCloser, error)
+	resume func(*stream, dragonfly.Span) (io.ReadCloser, error)
 
-	length int64 // of the whole content
-	parts  []part
-	at     int       // of the present part
-	from   io.Reader // of the present part; nil: not open yet
-	off    int64     // in the content
-	rest   io.ReadCloser
-	lost   bool   // the registry goes on
-	head   []byte // to be given before what is read
-	tail   []byte // after the last part
-	end    error  // what Read gives after head
+	version dragonfly.Version // of the content; zero: not known
+	length  int64             // of the whole content
+	parts   []part
+	at      int       // of the present part
+	from    io.Reader // of the present part; nil: not open yet
+	off     int64     // in the content
+	rest    io.ReadCloser
+	lost    bool   // the registry goes on
+	head    []byte // to be given before what is read
+	tail    []byte // after the last part
+	end     error  // what Read gives after head
 }
 
 // errRange says that a range lies behind the end of the content, or that this
@@ -162,7 +172,7 @@ func (s *stream) next(p []byte) (n int, err error) {
 	}
 	n, err = s.from.Read(p)
 	n, err = s.take(n, err)
-	if err != nil && !s.lost && s.ctx.Err() == nil && dragonfly.KindOf(err) != dragonfly.DigestMismatch {
+	if err != nil && !s.lost && s.ctx.Err() == nil && right(err) {
 		s.lost, s.from = true, nil
 		if oerr := s.open(dragonfly.Span{From: s.off, To: now.span.To}); oerr != nil {
 			return n, fmt.Errorf("%s is broken off at byte %d: the engine lost it: %w; and its registry does not go on: %w", s.name, s.off, err, bare(oerr))
@@ -170,6 +180,11 @@ func (s *stream) next(p []byte) (n int, err error) {
 		err = nil
 	}
 	return n, err
+}
+
+// right says that an error of the engine leaves what it gave before as it is.
+func right(err error) bool {
+	return dragonfly.KindOf(err) != dragonfly.DigestMismatch && !errors.Is(err, peer.ErrTakenBack) && !errors.Is(err, errAnother)
 }
 
 // open begins to read a span, from the engine or from the registry.
@@ -181,26 +196,36 @@ func (s *stream) open(span dragonfly.Span) (err error) {
 	if s.rest != nil {
 		s.rest.Close()
 	}
-	if s.rest, err = s.resume(span, s.length); err == nil {
+	if s.rest, err = s.resume(s, span); err == nil {
 		s.from = s.rest
 	}
 	return err
 }
 
-// engine opens a span at the engine.
+// engine opens a span at the engine. All spans are of one version of the content.
 func (s *stream) engine(span dragonfly.Span) (*watched, error) {
 	ctx, cancel := context.WithCancel(s.ctx)
+	w := &watched{patience: stall, timer: time.AfterFunc(stall, cancel)}
 	r, err := s.d.Reader(ctx, span)
+	if w.stalled = !w.timer.Stop(); w.stalled && err != nil {
+		err = errStalled
+	}
+	if r, ok := r.(versioned); err == nil && ok {
+		if v := r.Version(); s.version.IsZero() {
+			s.version = v
+		} else if s.version != v {
+			err = errAnother
+		}
+	}
 	if err != nil {
 		cancel()
 		return nil, err
 	}
-	w := &watched{Reader: r, patience: stall, timer: time.AfterFunc(time.Hour, cancel)}
-	w.timer.Stop()
+	w.Reader = r
 	return w, nil
 }
 
-// watched is a reader of the engine that is ended by its timer when it stalls.
+// watched is a reader that is ended by its timer when it stalls.
 type watched struct {
 	io.Reader
 	timer    *time.Timer
@@ -214,7 +239,7 @@ func (w *watched) Read(p []byte) (int, error) {
 	}
 	w.timer.Reset(w.patience)
 	n, err := w.Reader.Read(p)
-	if w.stalled = !w.timer.Stop(); w.stalled && n == 0 {
+	if w.stalled = !w.timer.Stop(); w.stalled && n == 0 && (err == nil || right(err)) {
 		err = errStalled
 	}
 	return n, err
@@ -274,10 +299,11 @@ func (s *stream) Close() error {
 	return nil
 }
 
-// rest opens a span of a content at its registry. Redirects are followed: the
-// client has its header already.
-func (m *Mirror) rest(to route, out *http.Request, span dragonfly.Span, length int64) (io.ReadCloser, error) {
-	r := out.Clone(out.Context())
+// rest opens a span of the content of s at its registry. Redirects are followed:
+// the client has its header already.
+func (m *Mirror) rest(to route, out *http.Request, s *stream, span dragonfly.Span) (io.ReadCloser, error) {
+	ctx, cancel := context.WithCancel(out.Context())
+	r := out.Clone(ctx)
 	r.RequestURI = "" // only servers know it
 	m.authorize(to, r)
 	last := ""
@@ -287,50 +313,104 @@ func (m *Mirror) rest(to route, out *http.Request, span dragonfly.Span, length i
 	r.Header.Set("Range", "bytes="+strconv.FormatInt(span.From, 10)+"-"+last)
 	r.Header.Del("If-Range")
 	r.Header.Set("Accept-Encoding", "identity")
-	resp, err := (&http.Client{Transport: m.transport(to)}).Do(r)
+	resp, err := m.client(to).Do(r)
 	if err != nil {
+		cancel()
 		return nil, err
 	}
+	body := &rest{watched: watched{Reader: resp.Body, patience: silence, timer: time.AfterFunc(time.Hour, cancel)}, body: resp.Body, cancel: cancel}
+	body.timer.Stop()
+	length := resp.ContentLength
 	switch {
 	case resp.Header.Get("Content-Encoding") != "":
 		err = errors.New("it encodes the content")
 	case resp.StatusCode == http.StatusOK: // no ranges here
-		if length >= 0 && resp.ContentLength >= 0 && resp.ContentLength != length {
-			err = fmt.Errorf("it has %d bytes and not %d", resp.ContentLength, length)
-			break
+		if s.length >= 0 && length >= 0 && length != s.length {
+			err = fmt.Errorf("it has %d bytes and not %d", length, s.length)
 		}
-		_, err = io.CopyN(io.Discard, resp.Body, span.From)
 	case resp.StatusCode == http.StatusPartialContent:
-		err = continues(resp.Header.Get("Content-Range"), span.From, length)
+		length, err = continues(resp.Header.Get("Content-Range"), span, s.length)
 	default:
 		err = fmt.Errorf("it answers %d at %s", resp.StatusCode, source.Redact(resp.Request.URL.String()))
 	}
+	if err == nil && to.blob.IsZero() && !s.same(resp.Header, length) {
+		err = errAnother
+	}
+	if err == nil && resp.StatusCode == http.StatusOK {
+		_, err = io.CopyN(io.Discard, body, span.From)
+	}
 	if err != nil {
-		resp.Body.Close()
+		body.Close()
 		return nil, err
 	}
-	if span.To < 0 {
-		return resp.Body, nil
+	if span.To >= 0 {
+		body.Reader = io.LimitReader(resp.Body, span.Len())
 	}
-	return limited{io.LimitReader(resp.Body, span.Len()), resp.Body}, nil
+	return body, nil
 }
 
-// limited is the start of a body.
-type limited struct {
-	io.Reader
-	io.Closer
+// same says that the registry's answer is surely about the version that the
+// engine gave. It must be asked where the URL does not tell.
+func (s *stream) same(h http.Header, length int64) bool {
+	validator := source.Info{ETag: h.Get("Etag"), LastModified: h.Get("Last-Modified"), Length: length}.Validator()
+	return validator != "" && piecehash.Validator(validator) == s.version
 }
 
-// continues checks that a Content-Range goes on at from, to the end of a
-// content of that length.
-func continues(contentRange string, from, length int64) error {
-	span, total, _ := strings.Cut(strings.TrimPrefix(contentRange, "bytes "), "/")
-	first, _, _ := strings.Cut(span, "-")
-	if at, err := strconv.ParseInt(first, 10, 64); err != nil || at != from {
-		return fmt.Errorf("it does not go on at byte %d", from)
+// rest is what a registry gives when the engine is lost.
+type rest struct {
+	watched
+	body   io.Closer
+	cancel context.CancelFunc
+}
+
+func (r *rest) Close() error {
+	r.timer.Stop()
+	defer r.cancel()
+	return r.body.Close()
+}
+
+// client follows redirects to a registry. What was meant for its host goes to
+// no other.
+func (m *Mirror) client(to route) *http.Client {
+	return &http.Client{Transport: m.transport(to), CheckRedirect: func(next *http.Request, via []*http.Request) error {
+		if len(via) >= maxRedirects {
+			return fmt.Errorf("it redirects more than %d times", maxRedirects)
+		}
+		first := via[0].URL
+		if next.URL.Host == first.Host && (next.URL.Scheme == first.Scheme || first.Scheme == "http") {
+			return nil
+		}
+		for name := range next.Header {
+			if !slices.Contains(harmless, name) {
+				delete(next.Header, name)
+			}
+		}
+		return nil
+	}}
+}
+
+const maxRedirects = 10
+
+// harmless are the headers that every host may see.
+var harmless = []string{"Accept", "Accept-Encoding", "Range", "User-Agent"}
+
+// continues checks that a Content-Range begins where the span does, to the end
+// of a content of that length, and says how long the content is. Where no length
+// is known the range must be the last.
+func continues(contentRange string, span dragonfly.Span, length int64) (total int64, err error) {
+	text, all, _ := strings.Cut(strings.TrimPrefix(contentRange, "bytes "), "/")
+	first, last, _ := strings.Cut(text, "-")
+	if at, err := strconv.ParseInt(first, 10, 64); err != nil || at != span.From {
+		return 0, fmt.Errorf("it does not go on at byte %d", span.From)
 	}
-	if n, err := strconv.ParseInt(total, 10, 64); err == nil && length >= 0 && n != length {
-		return fmt.Errorf("it has %d bytes and not %d", n, length)
+	total, err = strconv.ParseInt(all, 10, 64)
+	switch known := err == nil; {
+	case known && length >= 0 && total != length:
+		return 0, fmt.Errorf("it has %d bytes and not %d", total, length)
+	case known && span.To < 0 && last != strconv.FormatInt(total-1, 10), !known && span.To < 0:
+		return 0, errors.New("it does not go on to the end of the content")
+	case !known:
+		return length, nil
 	}
-	return nil
+	return total, nil
 }

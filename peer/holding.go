@@ -529,15 +529,26 @@ func (h *holding) final(off int64, hasty bool) (end int64, promised []promise, d
 	return end, promised, false
 }
 
-// errTakenBack says that a consumer was given what proved wrong.
-var errTakenBack = &dragonfly.Error{Kind: dragonfly.SourceFailed, Message: "bytes that were passed on as they came proved wrong: the transfer has to begin anew"}
+// ErrTakenBack says that a consumer was given what proved wrong: nothing that
+// follows makes that right.
+var ErrTakenBack = &dragonfly.Error{Kind: dragonfly.SourceFailed, Message: "bytes that were passed on as they came proved wrong: the transfer has to begin anew"}
+
+// takenBack says that a part of an arriving piece was given that is not there any
+// more, and that nothing verified has shown to be right since.
+func (h *holding) takenBack(given []*promise) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.ContainsFunc(given, func(p *promise) bool {
+		return p.broken || !p.kept && h.arriving[p.piece] != p.a
+	})
+}
 
 // give adds promises to those that a consumer was given, drops those that were
 // kept, and says whether some are open. h.mu is held.
 func (h *holding) give(given *[]*promise, promised []promise) (open bool, err error) {
 	*given = slices.DeleteFunc(*given, func(p *promise) bool {
 		if p.broken {
-			err = errTakenBack
+			err = ErrTakenBack
 		}
 		return p.kept
 	})

@@ -5,6 +5,7 @@ package peer
 import (
 	"context"
 	"errors"
+	"io"
 	"slices"
 	"testing"
 
@@ -109,10 +110,37 @@ func TestPromises(t *testing.T) {
 				t.Fatal(err)
 			}
 			end, err = h.verified(t.Context(), end, dragonfly.UnknownLength, nil, &given)
-			if k.ok && (err != nil || end != pieceLen || len(given) != 0) || !k.ok && !errors.Is(err, errTakenBack) {
+			if k.ok && (err != nil || end != pieceLen || len(given) != 0) || !k.ok && !errors.Is(err, ErrTakenBack) {
 				t.Errorf("given up to %d, %v, %d open", end, err, len(given))
 			}
 		})
+	}
+}
+
+// TestBrokenPromiseIsTheReason: whatever ends a reader, that what it gave was
+// thrown away as wrong comes first.
+func TestBrokenPromiseIsTheReason(t *testing.T) {
+	tk, h, _ := workbench(t, 4*dragonfly.BlockLen)
+	d := &Download{t: tk, done: make(chan struct{})}
+	ctx, cancel := context.WithCancel(t.Context())
+	r := &reader{ctx: ctx, h: h, d: d, to: dragonfly.UnknownLength}
+	a := h.arrive(0)
+	if _, err := h.content.WriteAt(make([]byte, dragonfly.BlockLen), 0); err != nil {
+		t.Fatal(err)
+	}
+	h.advance(a, dragonfly.Span{From: 0, To: dragonfly.BlockLen}, true)
+	if n, err := io.ReadFull(r, make([]byte, dragonfly.BlockLen)); err != nil {
+		t.Fatal(n, err)
+	}
+	cancel()
+	if _, err := r.Read(make([]byte, 1)); !errors.Is(err, context.Canceled) {
+		t.Errorf("ended with %v", err)
+	}
+	if !h.discard(0, a) {
+		t.Fatal("not discarded")
+	}
+	if _, err := r.Read(make([]byte, 1)); !errors.Is(err, ErrTakenBack) {
+		t.Errorf("after the piece was thrown away it ended with %v", err)
 	}
 }
 

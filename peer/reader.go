@@ -37,9 +37,20 @@ func (r *reader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Version is that of the content that is read.
+func (r *reader) Version() dragonfly.Version { return r.h.version }
+
 // advance waits for more bytes. The end of the content is the reader's only when
 // the download has succeeded, its digest included.
-func (r *reader) advance() (err error) {
+func (r *reader) advance() error {
+	err := r.wait()
+	if err != nil && !atEnd(err) && r.h.takenBack(r.given) {
+		return ErrTakenBack // whoever goes on elsewhere would go on after wrong bytes
+	}
+	return err
+}
+
+func (r *reader) wait() (err error) {
 	if r.d == nil {
 		if r.end, err = r.h.verified(r.ctx, r.off, r.to, nil, nil); err == nil && r.end <= r.off {
 			err = io.EOF
