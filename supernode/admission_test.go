@@ -279,3 +279,41 @@ func TestSourceCannotBeAsked(t *testing.T) {
 		}
 	})
 }
+
+// TestRightsAtANewVersion: who was let to an older version is let to the next
+// one if the source still gives it to him, and told so otherwise.
+func TestRightsAtANewVersion(t *testing.T) {
+	inTime(t, nil, func(w *world) {
+		door := w.guard("mine", "also mine", "no more")
+		door.latency = time.Second
+		url, o := w.source("v2/team/app/manifests/latest", 3)
+		o.pace = time.Hour
+		owner, friend, stranger := w.peer(), w.peer(), w.peer()
+		for p, token := range map[*client]string{owner: "mine", friend: "also mine", stranger: "no more"} {
+			p.register(bearing(p.wants(url), token))
+			p.sync()
+			p.later(p.report())
+		}
+		for range 12 { // nobody falls silent
+			w.wait(time.Minute / 2)
+			for _, p := range []*client{owner, friend, stranger} {
+				p.next()
+			}
+		}
+		door.change(func(d *doorman) { d.good = []string{"mine", "also mine"} })
+		w.change(o, func(o *origin) { o.version = versionOf("another") })
+		info := owner.register(bearing(owner.wants(url), "mine"))
+		w.detail(url) // while it is asked
+		w.wait(3 * time.Second)
+		if work, told := friend.next(); !told || len(work.Tasks) != 1 || work.Tasks[0].Ticket != info.Ticket {
+			w.Errorf("who may have it was told %+v", work)
+		}
+		work, told := stranger.next()
+		if !told || len(work.Tasks) != 1 || !work.Tasks[0].Ticket.IsZero() || work.Tasks[0].Failed == nil || work.Tasks[0].Failed.Kind != dragonfly.Unauthorized {
+			w.Errorf("the stranger was told %+v", work)
+		}
+		if d := w.detail(url); d.Peers != 2 || d.Version != o.version {
+			w.Errorf("%+v", d.TaskState)
+		}
+	})
+}

@@ -302,26 +302,51 @@ func (s *Supernode) newSeed(ss *session) {
 // they serve this version of it, once it is sure that they may have it.
 func (s *Supernode) awaken(v *version) {
 	for _, r := range v.task.registered() {
-		switch {
-		case r.kept == nil:
-		case s.door.Knows(r.request):
-			s.rouse(r, v)
-		case !s.stopped:
-			s.wg.Go(func() {
-				s.mu.Lock()
-				defer s.unlock()
-				kept := r.kept
-				err := s.admit(s.ctx, r.request)
-				switch {
-				case r.kept != kept || v.task.current != v || r.session.dead: // it registered again, or it is another's turn
-				case err == nil:
-					s.rouse(r, v)
-				case dragonfly.KindOf(err) != dragonfly.Unavailable:
-					s.remove(r)
-				}
-			})
+		if r.kept != nil {
+			s.admitted(r, func(v *version) { s.rouse(r, v) })
 		}
 	}
+}
+
+// admitted acts for a registration that is of no version, once it is sure that
+// the peer may have the current one. One that may not is told so and forgotten.
+func (s *Supernode) admitted(r *registration, act func(*version)) {
+	t, kept := r.task, r.kept
+	if s.door.Knows(r.request) {
+		act(t.current)
+		return
+	}
+	if s.stopped {
+		return
+	}
+	s.wg.Go(func() {
+		s.mu.Lock()
+		defer s.unlock()
+		err := s.admit(s.ctx, r.request)
+		switch {
+		case t.regs[r.session] != r, r.version != nil, r.kept != kept: // it left, or registered again
+		case t.current == nil:
+			r.wants = false
+		case err == nil:
+			act(t.current)
+		case s.ctx.Err() == nil:
+			if r.wants {
+				r.session.push(item{info: refusal(t.id, err)})
+			}
+			s.remove(r)
+		}
+	})
+}
+
+// refusal is what a peer is told of a task that it may not have any more.
+func refusal(id dragonfly.TaskID, err error) *dragonfly.TaskInfo {
+	info := &dragonfly.TaskInfo{Task: id, Layout: dragonfly.Layout{Length: dragonfly.UnknownLength}}
+	if e, ok := errors.AsType[*dragonfly.Error](err); ok && !grants(err) {
+		info.Failed = e
+	} else {
+		info.Grant = dragonfly.GrantDirect
+	}
+	return info
 }
 
 // rouse makes a peer that was only remembered a holder.
@@ -389,16 +414,21 @@ func (s *Supernode) end(v *version) {
 			r.wants = false
 			continue
 		}
-		r.version = next
-		next.tell(r)
 		r.wants = waits
-		if waits {
-			r.known = true
-			s.step(sched.Event{Kind: sched.Wanted, Peer: r.session.peer, Task: next.handle, Want: r.only, Serves: r.serves})
-		}
+		s.admitted(r, func(next *version) { s.follow(r, next) })
 	}
 	delete(s.versions, v.handle)
 	s.step(sched.Event{Kind: sched.TaskEnded, Task: v.handle})
+}
+
+// follow makes a peer of an older version one of the current version.
+func (s *Supernode) follow(r *registration, v *version) {
+	r.version = v
+	v.tell(r)
+	if r.wants {
+		r.known = true
+		s.step(sched.Event{Kind: sched.Wanted, Peer: r.session.peer, Task: v.handle, Want: r.only, Serves: r.serves})
+	}
 }
 
 func (s *Supernode) seedReg(t *task) *registration {

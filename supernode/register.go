@@ -242,9 +242,10 @@ func (s *Supernode) book(ss *session, t *task, r dragonfly.Registration, wants b
 		reg.version = v
 	}
 	only := v.pieces(r.Want)
-	reg.narrow(only)
 	if len(r.Want) > 0 && v.layout.Known() && only.Count() == 0 {
 		wants = false // it lies behind the end
+	} else {
+		reg.narrow(only)
 	}
 	reg.wants = reg.wants || wants
 	s.metrics.registered(r.Request.CallSystem)

@@ -605,3 +605,21 @@ func TestRangeIsATask(t *testing.T) {
 		}
 	})
 }
+
+// TestBehindTheEnd: who asks for what lies behind the end gets nothing more than
+// what he asked for before.
+func TestBehindTheEnd(t *testing.T) {
+	inTime(t, nil, func(w *world) {
+		url, _ := w.source("a", 4)
+		p := w.peer()
+		r := p.wants(url)
+		r.Want = []dragonfly.Span{{From: 0, To: 1}}
+		p.register(r)
+		r.Job, r.Want = "another", []dragonfly.Span{{From: 100 * block, To: 101 * block}}
+		p.register(r)
+		p.finish()
+		if got := p.seen(url); got.Held != 1 {
+			w.Errorf("%d pieces", got.Held)
+		}
+	})
+}
