@@ -40,6 +40,7 @@ type node struct {
 	mark     dragonfly.AssignmentID // of the session; 0: there is none
 	over     chan struct{}          // closed when the session is lost
 	running  bool
+	away     bool // it was lost, and that was logged
 	tasks    map[dragonfly.TaskID]*task
 	queue    []dragonfly.Event // not sent yet
 	awaiting int               // registrations that wait for an answer
@@ -133,6 +134,7 @@ func (n *node) open(ctx context.Context, patience time.Duration) (s dragonfly.Se
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.away = false
 	n.session, n.mark, n.over = s, dragonfly.AssignmentID(n.e.sessions.Add(1)), make(chan struct{})
 	if !n.running && n.e.ctx.Err() == nil {
 		n.running = true
@@ -286,7 +288,13 @@ func (n *node) registered() []*task {
 // still want something look for another. It says whether some are only served
 // and worth coming back for; if none are, the loop ends.
 func (n *node) desert(err error) (stay bool) {
-	n.e.cfg.Log.Warn("lost the supernode", "node", n.member.Addr, "err", err)
+	n.mu.Lock()
+	news := !n.away && n.e.ctx.Err() == nil
+	n.away = true
+	n.mu.Unlock()
+	if news {
+		n.e.cfg.Log.Warn("lost the supernode", "node", n.member.Addr, "err", err)
+	}
 	for _, t := range n.registered() {
 		if t.wanted() && !t.isSeed() {
 			t.leaveNode(n)

@@ -72,7 +72,7 @@ func statusError(a *answer) error {
 	kind, text := dragonfly.SourceFailed, "fails: try again later"
 	switch status {
 	case http.StatusUnauthorized:
-		kind, text = dragonfly.Unauthorized, "wants credentials, or other ones: give them with --header"
+		kind, text = dragonfly.Unauthorized, "wants credentials, or other ones"
 	case http.StatusProxyAuthRequired:
 		kind, text = dragonfly.Unauthorized, "is behind a proxy that wants credentials"
 	case http.StatusPaymentRequired, http.StatusForbidden, http.StatusUnavailableForLegalReasons:

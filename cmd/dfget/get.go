@@ -329,6 +329,9 @@ func (g *get) outcome(r agent.Result, cost time.Duration, status int, err error)
 // fail says how the download failed and gives the exit status.
 func (g *get) fail(c *agent.Client, result agent.Result, err error) error {
 	cost := time.Since(g.start)
+	if dragonfly.KindOf(err) == dragonfly.Unauthorized {
+		err = fmt.Errorf("%w: give them with --header", err)
+	}
 	if p, known := g.screen.seen(); known && result.Task.IsZero() { // it ended before the result
 		result = agent.Result{Task: p.Task, Length: p.Length, Reason: p.Reason, Node: p.Node,
 			FromSource: p.FromSource, FromSeed: p.FromSeed, FromPeers: p.FromPeers, Limited: p.Limited}
