@@ -116,7 +116,7 @@ func (m *Mirror) named(name string) (route, error) {
 		name = "registry-1.docker.io" // docker.io itself is a web page
 	}
 	scheme := "https"
-	if loopback(u.Hostname()) || m.o.Plain != nil && m.o.Plain(name) {
+	if loopback(u.Hostname()) && !m.ways.laidDown(name) || m.o.Plain != nil && m.o.Plain(name) {
 		scheme = "http"
 	}
 	return m.way(&url.URL{Scheme: scheme, Host: name}, false), nil

@@ -113,6 +113,9 @@ func (w *ways) to(host string, given trust) way {
 	return next
 }
 
+// laidDown says that there are certificates for a registry.
+func (w *ways) laidDown(host string) bool { return len(certFiles(w.dirs, host)) > 0 }
+
 // close lets idle connections go.
 func (w *ways) close() {
 	w.mu.Lock()

@@ -185,3 +185,29 @@ func TestCertDirsStayInside(t *testing.T) {
 		}
 	}
 }
+
+// TestCertDirOfLoopback: a registry on this host for which certificates are laid
+// down is asked by HTTPS.
+func TestCertDirOfLoopback(t *testing.T) {
+	registry := httptest.NewUnstartedServer(&registry{})
+	registry.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	registry.StartTLS()
+	t.Cleanup(registry.Close)
+	host := registry.Listener.Addr().String()
+	dir := t.TempDir()
+	s := newStand(t, &fakeEngine{}, func(o *mirror.Options) { o.CertDirs = []string{dir} })
+	path := "/v2/a/manifests/1?ns=" + host
+	if resp, _, _ := s.get(path); resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("%d before the files are there", resp.StatusCode)
+	}
+	if err := os.Mkdir(filepath.Join(dir, host), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: registry.Certificate().Raw})
+	if err := os.WriteFile(filepath.Join(dir, host, "ca.crt"), ca, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if resp, body, _ := s.get(path); resp.StatusCode != http.StatusOK {
+		t.Errorf("%d: %s", resp.StatusCode, body)
+	}
+}
