@@ -16,11 +16,11 @@ import (
 
 // shaped compares pulls over a link that is slow.
 func (b *bench) shaped(ctx context.Context) (string, error) {
-	through, straight, _, err := b.alternate(ctx, b.mbits)
+	through, straight, used, err := b.alternate(ctx, b.mbits)
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%.3f (%.1f s ÷ %.1f s)", float64(through)/float64(straight), through.Seconds(), straight.Seconds()), nil
+	return fmt.Sprintf("%.3f (%.1f s ÷ %.1f s, with %.1f s of CPU)", float64(through)/float64(straight), through.Seconds(), straight.Seconds(), used.Seconds()), nil
 }
 
 // cpu takes our share of pulls without a limit.
