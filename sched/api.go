@@ -49,6 +49,7 @@ type Config struct {
 	Silent      time.Duration // no open sync: no new assignments: 3 s
 	Gone        time.Duration // no open sync: out of the books: 10 s
 	Kept        time.Duration // state kept for a cheap return after Gone: 3 min
+	Ramp        time.Duration // a newcomer to a crowd gets one span at a time for so long: 20 ms; below 0: not at all
 	Probation   time.Duration // blacklists, quarantine and isolation end: 1 min, doubled each time
 	Seed        uint64        // of the machine's own PCG
 }

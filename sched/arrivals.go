@@ -18,6 +18,8 @@ type assignment struct {
 	span   dragonfly.Span
 	copy   int // which of the parent's copies of the piece: its discards so far
 	acked  bool
+	held   bool    // by the parent, from the start
+	began  Instant // when the child heard of it, or it was made
 }
 
 // arrival is a piece on its way to a member: what is there of it, what is in
@@ -170,7 +172,7 @@ func (k *Machine) assign(child *member, n dragonfly.PieceNum, parent *member, sp
 		a = new(assignment)
 	}
 	k.lastID++
-	*a = assignment{id: k.lastID, child: child, parent: parent, piece: n, span: span}
+	*a = assignment{id: k.lastID, child: child, parent: parent, piece: n, span: span, began: k.now}
 	ar.work = append(ar.work, a)
 	child.working++
 	child.p.listen.free--
@@ -184,7 +186,8 @@ func (k *Machine) assign(child *member, n dragonfly.PieceNum, parent *member, sp
 		k.counts.FromSource++
 	} else {
 		from = parent.p.id
-		a.copy = parent.copies(n)
+		a.copy, a.held = parent.copies(n), parent.have.has(n)
+		k.watch(t)
 		a.slot = len(parent.p.children)
 		parent.p.children = append(parent.p.children, a)
 		parent.load++
@@ -218,7 +221,7 @@ func (k *Machine) lengthen(m *member, n dragonfly.PieceNum, to int64) {
 // heard books that the child knows of its assignment.
 func (k *Machine) heard(a *assignment) {
 	if !a.acked {
-		a.acked = true
+		a.acked, a.began = true, k.now
 		a.child.p.listen.unacked--
 	}
 }
@@ -255,7 +258,7 @@ func (k *Machine) end(a *assignment, cancel bool) {
 		p.children[len(p.children)-1] = nil
 		p.children = p.children[:len(p.children)-1]
 		switch {
-		case !wasFull || p.left:
+		case !wasFull || p.left || a.parent.full():
 		case p.seed:
 			k.offering(a.parent)
 		default:

@@ -46,7 +46,7 @@ func (k *Machine) failed(m *member, ev *Event) {
 		return
 	}
 	k.heard(a)
-	parent, span := a.parent, a.span
+	parent, span, held := a.parent, a.span, a.held
 	offset := m.t.blockStart(n, min(ev.Offset, span.To))
 	if m.p.whole {
 		offset = m.t.extent(n).From
@@ -72,7 +72,7 @@ func (k *Machine) failed(m *member, ev *Event) {
 		if parent == nil {
 			k.sourceFailed(m.t)
 		} else {
-			k.unfetched(m.p, parent.p, ev.Reason)
+			k.unfetched(m.p, parent.p, ev.Reason, held)
 		}
 	}
 	k.tidy(m, n)
@@ -109,10 +109,13 @@ func (k *Machine) stumbled(p *peer) {
 	k.wakeAt(p, l.pause)
 }
 
-// unfetched books a transport failure against both ends.
-func (k *Machine) unfetched(child, parent *peer, why dragonfly.FailReason) {
-	k.ban(child, parent)
-	if parent.seed {
+// unfetched books a transport failure against both ends. A stream that broke or
+// stalled says little about a parent that did not hold the piece: the trouble
+// may lie above it, and it had to throw its copy away or waits itself.
+func (k *Machine) unfetched(child, parent *peer, why dragonfly.FailReason, held bool) {
+	above := !held && (why == dragonfly.FailReset || why == dragonfly.FailStalled)
+	k.ban(child, parent, above)
+	if parent.seed || above {
 		return
 	}
 	c := &parent.conduct
@@ -201,7 +204,7 @@ func (k *Machine) accuse(child *member, e edge, n dragonfly.PieceNum) {
 	if m == nil || m.copies(n) != e.copy {
 		return
 	}
-	k.ban(child.p, parent)
+	k.ban(child.p, parent, false)
 	asked := slices.ContainsFunc(m.accused, func(a accusation) bool { return a.piece == n && a.asked })
 	m.accused = append(m.accused, accusation{child: child.p, piece: n, asked: asked, at: k.now})
 	if m.have.has(n) {

@@ -31,7 +31,7 @@ const (
 func (k *Machine) willing(m *member) bool {
 	l := &m.p.listen
 	return (m.wants || m.p.seed) && !m.gone && !l.silent && !l.gone && l.free > 0 &&
-		m.working < m.slots && k.now >= l.pause
+		(m.working == 0 || m.working < m.slots && k.now >= m.ramp) && k.now >= l.pause
 }
 
 // schedule gives m whatever it can get now. What it still could take when
@@ -166,10 +166,27 @@ func (k *Machine) onlyOffered(m *member) {
 	}
 }
 
-// seedGives says whether the seed has a slot for m.
+// seedGives says whether the seed has a slot for m. No more than half of its
+// slots go to one of several: else everybody waits for what goes through one
+// peer, however slow.
 func (k *Machine) seedGives(m *member) bool {
 	s := m.t.seed
-	return s != nil && s != m && s.listed && !s.full() && !k.banned(m.p, s.p, false)
+	if s == nil || s == m || !s.listed || s.full() || k.banned(m.p, s.p, false) {
+		return false
+	}
+	return m.t.wanters <= 1 || m.p.under(isolated) || m.spansFrom(s) < (s.p.up+1)/2
+}
+
+// spansFrom counts what m gets from parent.
+func (m *member) spansFrom(parent *member) (n int) {
+	for _, ar := range m.arrivals {
+		for _, a := range ar.work {
+			if a.parent == parent {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // rarest is the piece of from with the fewest providers, of equals the one
@@ -215,13 +232,16 @@ func (k *Machine) parentFor(m *member, n dragonfly.PieceNum) *member {
 	bestCost := ^uint64(0)
 	seen := 0
 	consider := func(o *member) {
-		if o == m || o.offer < 0 || !o.give.has(n) || m.p.whole && !o.have.has(n) || k.banned(m.p, o.p, k.onlyCopy(t, n)) {
+		if o == m || o == k.avoid || o.offer < 0 || !o.give.has(n) || m.p.whole && !o.have.has(n) || k.banned(m.p, o.p, k.onlyCopy(t, n)) {
 			return
 		}
 		seen++
 		if cost := k.cost(m, o, n); cost < bestCost && k.supplied(o, m, n) {
 			best, bestCost = o, cost
 		}
+	}
+	if b := m.before; b != nil && b.offer >= 0 && !m.p.under(isolated) {
+		consider(b)
 	}
 	if !m.p.under(isolated) {
 		if providers := t.providers[n]; len(t.offers) <= min(fewOffers, len(providers)) {
@@ -291,11 +311,18 @@ func (k *Machine) cost(m, o *member, n dragonfly.PieceNum) uint64 {
 	if depth > limit {
 		doubts++
 	}
+	slow := o.pace > 2*m.t.pace && m.t.pace > 0
+	if slow && !o.have.has(n) {
+		doubts++
+	}
 	if o.p.listen.silent {
-		doubts += 2
+		doubts += 4
 	}
 	// A hop is weighed against load so that those near the seed are full first.
-	load := len(o.p.children)*4096/o.p.up + min(depth, 2*limit)*4096/limit
+	load := len(o.p.children)*64/o.p.up + min(depth, 127)*64
+	if o != m.before || slow {
+		load += 8192
+	}
 	return doubts*doubtful | far<<36 | uint64(load)<<16 | uint64(min(depth, 0xffff))
 }
 

@@ -50,7 +50,8 @@ type agenda struct {
 // scratch is memory that is used again.
 type scratch struct {
 	wanted, offered set
-	exhaustive      bool // parentFor looks at all providers
+	exhaustive      bool    // parentFor looks at all providers
+	avoid           *member // parentFor does not take it
 	spareWork       []*assignment
 	spareArrivals   []*arrival
 }
@@ -67,6 +68,7 @@ func New(cfg Config) *Machine {
 	cfg.Silent = cmp.Or(cfg.Silent, 3*time.Second)
 	cfg.Gone = cmp.Or(cfg.Gone, 10*time.Second)
 	cfg.Kept = cmp.Or(cfg.Kept, 3*time.Minute)
+	cfg.Ramp = cmp.Or(cfg.Ramp, 20*time.Millisecond)
 	cfg.Probation = cmp.Or(cfg.Probation, time.Minute)
 	return &Machine{
 		cfg: cfg, partFrom: deep, random: rand.New(rand.NewPCG(cfg.Seed, 0)), names: map[string]int32{},
@@ -190,7 +192,10 @@ func (k *Machine) settled(m *member, ev *Event) bool {
 		ar.received = true
 	}
 	if a.parent != nil {
+		k.timed(a)
 		k.fetched(m.p, a.parent.p)
+		m.before = a.parent
+		m.ramp = 0
 	} else {
 		m.t.source.stumble = 0
 	}

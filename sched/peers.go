@@ -19,7 +19,11 @@ type peer struct {
 	seed   bool
 	serves bool
 	whole  bool // gets whole pieces, from holders, and serves what it holds
-	up     int  // children at once
+	up     int  // children at once, at most
+	ease   int  // of these: as many as do not slow one another down
+
+	sent  int64   // KiB to its children
+	since Instant // then
 
 	members  []*member     // its tasks, in the order it came to them
 	children []*assignment // what others fetch from it now: its load
@@ -91,7 +95,7 @@ func (p *peer) trusted() bool {
 	return p.serves && !p.listen.gone && !p.under(quarantined) && !p.under(isolated) && !p.under(unreachable)
 }
 
-func (p *peer) full() bool { return !p.seed && len(p.children) >= p.up }
+func (p *peer) full() bool { return !p.seed && len(p.children) >= p.ease }
 
 // full says that m has no slot free: a peer has them for all of its tasks, the
 // seed for each. Else the pieces of one task, which wait for the source in turn,
@@ -165,6 +169,10 @@ func (k *Machine) joined(ev *Event) {
 			p.up = k.cfg.SeedUp
 		}
 	}
+	p.ease = p.up
+	if !p.seed {
+		p.ease = min(p.up, k.cfg.Down)
+	}
 	k.peers[p.id] = p
 	k.order = append(k.order, p)
 	k.hearsNoMore(p)
@@ -223,8 +231,9 @@ func (k *Machine) banned(child, parent *peer, only bool) bool {
 }
 
 // ban puts parent on child's local blacklist: «When peer A fails to download
-// from peer B, B will become the local blacklist of A» (FAQ).
-func (k *Machine) ban(child, parent *peer) {
+// from peer B, B will become the local blacklist of A» (FAQ). brief: for a
+// moment only, as the seed always.
+func (k *Machine) ban(child, parent *peer, brief bool) {
 	bans := child.conduct.bans
 	if len(bans) > maxBans {
 		bans = slices.DeleteFunc(bans, func(b ban) bool { return k.now >= b.until })
@@ -238,11 +247,12 @@ func (k *Machine) ban(child, parent *peer) {
 	b := &bans[i]
 	b.retry = k.now.Add(backoff(time.Second, b.times, time.Minute))
 	b.until = k.now.Add(k.cfg.Probation)
-	if parent.seed {
-		b.until = b.retry
-	}
 	b.times++
 	k.wakeAt(child, b.retry)
+	if parent.seed || brief {
+		b.until = b.retry
+		return
+	}
 	k.wakeAt(child, b.until)
 }
 

@@ -299,4 +299,7 @@ func TestRefusedTwice(t *testing.T)      { golden(t, "refused-twice") }
 func TestReaderJumps(t *testing.T)       { golden(t, "reader-jumps") }
 func TestWholePieces(t *testing.T)       { golden(t, "whole-pieces") }
 func TestChainGoesOn(t *testing.T)       { golden(t, "chain-goes-on") }
+func TestCrowdSpreads(t *testing.T)      { golden(t, "crowd-spreads") }
+func TestSlowParent(t *testing.T)        { golden(t, "slow-parent") }
+func TestStalledBelow(t *testing.T)      { golden(t, "stalled-below") }
 func TestOnlyAPart(t *testing.T)         { golden(t, "only-a-part") }

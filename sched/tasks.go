@@ -35,6 +35,9 @@ type task struct {
 	source    origin
 	exhausted bool // said so already
 	feeding   bool // in Machine.feeds
+	pace      pace // of its assignments
+	watched   bool // a timer looks at them
+	looked    int  // at whose last, an index of members
 	ended     bool
 }
 
@@ -79,9 +82,18 @@ type member struct {
 	prev, then *member // in task.waiters
 	retrying   bool    // in Machine.retries
 	offered    bool    // in Machine.offerings
+	before     *member // gave the last span
+	pace       pace
+	ramp       Instant // it gets one span at a time before
 	visited    uint64  // Machine.visit of the search that came here last
 	gone       bool
 }
+
+// crowd is the number of peers that want a task from which on newcomers get one
+// span at a time for Config.Ramp. A peer that got four pieces from the one before
+// it at once would be a link of one long chain, all of which is as slow as its
+// slowest; so they begin with different pieces, and each piece has its own tree.
+const crowd = 4
 
 // fewLeft is the number of providers from which on each one that goes makes
 // the blacklists of those who wait be looked at again.
@@ -222,11 +234,15 @@ func (k *Machine) registered(p *peer, t *task, ev *Event) {
 	if wants {
 		m.narrow(ev.Want)
 	}
+	if wants && !m.wants && k.cfg.Ramp > 0 && t.wanters >= crowd {
+		m.ramp = k.now.Add(k.cfg.Ramp)
+		k.wakeAt(p, m.ramp)
+	}
 	if wants != m.wants {
 		if m.wants = wants; wants {
 			t.wanters++
 		} else {
-			t.wanters--
+			k.fewer(t)
 		}
 	}
 	for n := range ev.Held.All() {
@@ -245,6 +261,14 @@ func (k *Machine) registered(p *peer, t *task, ev *Event) {
 	k.offering(m)
 	k.retry(m)
 	k.feed(t)
+}
+
+// fewer counts a member that wants t no more. The last one may have all slots of
+// the seed.
+func (k *Machine) fewer(t *task) {
+	if t.wanters--; t.wanters == 1 && t.seed != nil {
+		k.offering(t.seed)
+	}
 }
 
 // narrow takes in which pieces m wants: those of a job and of earlier ones that
@@ -275,7 +299,7 @@ func (k *Machine) stopped(m *member) {
 		return
 	}
 	m.wants = false
-	m.t.wanters--
+	k.fewer(m.t)
 	k.unwait(m)
 	k.cancelAll(m)
 	k.refreshRange(m, 0, m.t.pieces)
@@ -295,7 +319,7 @@ func (k *Machine) dropMember(m *member, told bool) {
 	}
 	if m.wants {
 		m.wants = false
-		t.wanters--
+		k.fewer(t)
 	}
 	m.serves, m.gone = false, true
 	if m.p.whole {

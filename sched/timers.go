@@ -18,6 +18,7 @@ const (
 	wake                             // may peer be given something again?
 	sourceAgain                      // may the source of task be asked again?
 	answerDue                        // did member answer about piece?
+	paces                            // does something in task take too long?
 )
 
 type timer struct {
@@ -101,6 +102,8 @@ func (k *Machine) elapse() {
 		switch p := t.peer; {
 		case t.kind == sourceAgain:
 			k.feed(t.task)
+		case t.kind == paces:
+			k.lookAround(t.task)
 		case t.kind == answerDue:
 			k.unanswered(t.member, t.piece)
 		case p.left:

@@ -19,6 +19,7 @@ type Counts struct {
 	FromSource  uint64
 	Cancelled   uint64 // assignments
 	Failed      uint64 // assignments, mismatches not counted
+	Hurried     uint64 // assignments that were given to another parent
 	Mismatched  uint64 // pieces
 	Charged     uint64
 	Quarantined uint64
@@ -184,7 +185,7 @@ func (k *Machine) why(m *member) Reason {
 		return WaitSilent
 	case k.now < l.pause:
 		return WaitPause
-	case m.working >= m.slots:
+	case m.working >= m.slots, m.needs > 0 && m.working > 0 && k.now < m.ramp:
 		return WaitSlots
 	case m.needs == 0 && m.working == 0 && m.lack.next(0) >= 0:
 		return WaitUnverified
