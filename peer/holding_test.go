@@ -6,8 +6,12 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 
 	"pgregory.net/rapid"
 
@@ -152,6 +156,47 @@ func TestPeersBytesWait(t *testing.T) {
 	if end, err := h.verified(canceled(t), 0, dragonfly.UnknownLength, nil, &given); err == nil {
 		t.Fatalf("given up to %d", end)
 	}
+}
+
+// TestWaitingToHashCostsLittle: a part of a content may be here for long, and be
+// compared with a digest when the rest comes.
+func TestWaitingToHashCostsLittle(t *testing.T) {
+	const waiting, most = 100, 64 << 10
+	want, err := dragonfly.ParseDigest("sha256:" + strings.Repeat("0", 64))
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		_, h, m := workbench(t, 4*dragonfly.BlockLen)
+		if _, err := h.content.WriteAt(m.content[:4*dragonfly.BlockLen], 0); err != nil {
+			t.Fatal(err)
+		}
+		h.arrive(0)
+		if err := h.commit(0, dragonfly.PieceDigest{1}); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		var all sync.WaitGroup
+		for range waiting {
+			all.Go(func() {
+				if err := check(ctx, h, want); !errors.Is(err, context.Canceled) {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		runtime.GC()
+		runtime.GC() // pools keep what they have for one
+		runtime.ReadMemStats(&after)
+		if each := (int64(after.HeapAlloc) - int64(before.HeapAlloc)) / waiting; each > most {
+			t.Errorf("each keeps %d bytes", each)
+		}
+		cancel()
+		all.Wait()
+	})
 }
 
 func canceled(t *testing.T) context.Context {

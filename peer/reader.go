@@ -87,15 +87,36 @@ func (r *reader) declare() {
 	r.d.t.report(dragonfly.Event{Kind: dragonfly.EventPosition, Task: r.h.task, Version: r.h.version, Offset: r.off, Job: r.d.job.ID})
 }
 
+// feed hashes what is final already. Only then has it a buffer: a content of which
+// nobody wants the rest is waited for as long as it is kept.
+func (r *reader) feed(hash io.Writer) error {
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	for r.off < r.end {
+		n, err := r.Read(*buf)
+		_, _ = hash.Write((*buf)[:n]) // a hash takes all
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // check hashes the whole content along its verified prefix and compares it
 // with what was expected.
 func check(ctx context.Context, h *holding, want dragonfly.Digest) error {
 	hash := want.NewHash()
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
-	// Only Read is offered, so that the buffer is ours.
-	if _, err := io.CopyBuffer(struct{ io.Writer }{hash}, &reader{ctx: ctx, h: h, to: dragonfly.UnknownLength}, *buf); err != nil {
-		return err
+	for r := (&reader{ctx: ctx, h: h, to: dragonfly.UnknownLength}); ; {
+		err := r.advance()
+		if atEnd(err) {
+			break
+		}
+		if err == nil {
+			err = r.feed(hash)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	got, err := dragonfly.NewDigest(want.Algorithm(), hash.Sum(nil))
 	if err != nil {
