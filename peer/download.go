@@ -136,8 +136,7 @@ func (e *Engine) Start(ctx context.Context, job Job) (*Download, error) {
 	if e.ctx.Err() != nil {
 		return nil, errClosed
 	}
-	t := e.task(job.Request.TaskID())
-	d := &Download{job: job, t: t, done: make(chan struct{}), may: make(chan struct{})}
+	d := &Download{job: job, done: make(chan struct{}), may: make(chan struct{})}
 	d.allow = sync.OnceFunc(func() { close(d.may) })
 	if !job.Guarded {
 		d.allow()
@@ -146,6 +145,9 @@ func (e *Engine) Start(ctx context.Context, job Job) (*Download, error) {
 	working := e.work()
 	d.close = func() { cancel(errStopped) }
 
+	e.mu.Lock() // until the task is wanted, else it may be let go
+	t := e.found(job.Request.TaskID())
+	d.t = t
 	t.mu.Lock()
 	first := len(t.downloads) == 0
 	t.downloads[d] = struct{}{}
@@ -159,6 +161,7 @@ func (e *Engine) Start(ctx context.Context, job Job) (*Download, error) {
 	}
 	t.relimit()
 	t.mu.Unlock()
+	e.mu.Unlock()
 	e.wg.Go(func() {
 		defer working()
 		defer context.AfterFunc(e.ctx, func() { cancel(errClosed) })()

@@ -165,6 +165,11 @@ func (e *Engine) work() (done func()) {
 func (e *Engine) task(id dragonfly.TaskID) *task {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	return e.found(id)
+}
+
+// found is task with e.mu held.
+func (e *Engine) found(id dragonfly.TaskID) *task {
 	t := e.tasks[id]
 	if t == nil {
 		t = newTask(e, id)
@@ -194,4 +199,24 @@ func (e *Engine) Expire(keep func(dragonfly.TaskID) bool) {
 	for _, t := range gone {
 		t.drop()
 	}
+}
+
+// makeRoom lets go of the task that nobody downloads and whose content was used
+// least recently; false: there is none. The store may remove that then.
+func (e *Engine) makeRoom() bool {
+	all := e.cfg.Store.Contents()
+	slices.SortFunc(all, func(a, b store.Summary) int { return a.Used.Compare(b.Used) })
+	for _, c := range all {
+		e.mu.Lock()
+		t := e.tasks[c.Task]
+		if t == nil || t.wanted() || t.holding() == nil {
+			e.mu.Unlock()
+			continue
+		}
+		delete(e.tasks, c.Task)
+		e.mu.Unlock()
+		t.drop()
+		return true
+	}
+	return false
 }

@@ -189,8 +189,18 @@ func (t *task) fail(err error) {
 }
 
 // adopt makes version v the one that this host has or gets: the holding of it
-// that exists, the store's content, or a fresh one. Older bytes are let go.
+// that exists, the store's content, or a fresh one. Older bytes are let go, and
+// so is what is only served where there is no room.
 func (t *task) adopt(v dragonfly.Version, layout dragonfly.Layout, ticket dragonfly.Ticket, info source.Info) (*holding, error) {
+	for {
+		h, err := t.take(v, layout, ticket, info)
+		if err == nil || dragonfly.KindOf(err) != dragonfly.NoSpace || !t.e.makeRoom() {
+			return h, err
+		}
+	}
+}
+
+func (t *task) take(v dragonfly.Version, layout dragonfly.Layout, ticket dragonfly.Ticket, info source.Info) (*holding, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.h != nil && t.h.version == v && !t.h.isVoid() {
