@@ -84,6 +84,7 @@ func (s *stream) response(to route, job peer.Job, want *wanted, out *http.Reques
 		viaHeader:       {via},
 	}
 	if tag := etag(to.blob); tag != "" {
+		h.Set("Docker-Distribution-Api-Version", "registry/2.0")
 		h["Etag"], h["Docker-Content-Digest"] = []string{tag}, []string{to.blob.String()}
 	}
 	resp := &http.Response{

@@ -118,6 +118,17 @@ func (h *holding) fail(err error) {
 	}
 }
 
+// why is the reason of an error of the content's file: when the holding is void
+// its file may be closed while it is read.
+func (h *holding) why(err error) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err != nil && h.void != nil {
+		return h.void
+	}
+	return err
+}
+
 func (h *holding) setTicket(t dragonfly.Ticket) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -32,9 +32,9 @@ func (r *reader) Read(p []byte) (int, error) {
 	n, err := r.h.content.File().ReadAt(p[:min(int64(len(p)), r.end-r.off)], r.off)
 	r.off += int64(n)
 	if n > 0 {
-		err = nil
+		return n, nil
 	}
-	return n, err
+	return n, r.h.why(err)
 }
 
 // Version is that of the content that is read.

@@ -7,12 +7,14 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
 	"net/url"
 	"regexp"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -160,7 +162,14 @@ const viaHeader, taskHeader = "X-Dragonfly-Via", "X-Dragonfly-Task"
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !p.o.Passwords.Admit(r) {
 		w.Header().Set("Proxy-Authenticate", `Basic realm="dfdaemon", charset="UTF-8"`)
-		http.Error(w, "this proxy wants a user and a password: set them in the proxy's URL, as in http://USER:PASSWORD@HOST:PORT", http.StatusProxyAuthRequired)
+		const text = "this proxy wants a user and a password: set them in the proxy's URL, as in http://USER:PASSWORD@HOST:PORT"
+		if strings.HasPrefix(r.URL.Path, "/v2/") { // container engines show what they can parse
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusProxyAuthRequired)
+			fmt.Fprintf(w, `{"errors":[{"code":"UNAUTHORIZED","message":%q}]}`+"\n", text)
+			return
+		}
+		http.Error(w, text, http.StatusProxyAuthRequired)
 		return
 	}
 	switch {
