@@ -45,6 +45,7 @@ type arrival struct {
 	blocks   []piecehash.Block
 	spans    []dragonfly.Span // received, disjoint, ascending, content offsets
 	trusted  []dragonfly.Span // of them, what came to this process straight from source or seed
+	again    []dragonfly.Span // of the trusted ones, what is received once more: it may have been given as it was
 	senders  []sender
 	fillers  int  // transfers that write into it now
 	recalled bool // an earlier process received the start
@@ -63,7 +64,8 @@ type promise struct {
 // settle compares with what became of the piece that begins at start.
 func (p *promise) settle(a *arrival, start int64) {
 	if p.a == a {
-		p.kept = true
+		p.broken = slices.ContainsFunc(a.again, func(s dragonfly.Span) bool { return s.From < p.span.To && p.span.From < s.To })
+		p.kept = !p.broken
 		return
 	}
 	from, to := (p.span.From-start)/dragonfly.BlockLen, (p.span.To-start+dragonfly.BlockLen-1)/dragonfly.BlockLen
@@ -286,11 +288,14 @@ func (h *holding) begun() iter.Seq[dragonfly.PieceNum] {
 	return maps.Keys(maps.Clone(h.arriving))
 }
 
-// filling counts a transfer into an arrival until the returned function is
-// called: its last bytes are there a moment before their digest is.
-func (h *holding) filling(a *arrival) (done func()) {
+// filling counts a transfer of a span into an arrival until the returned function
+// is called: its last bytes are there a moment before their digest is.
+func (h *holding) filling(a *arrival, span dragonfly.Span) (done func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	for _, s := range a.trusted {
+		a.again = merge(a.again, dragonfly.Span{From: max(s.From, span.From), To: min(s.To, span.To)})
+	}
 	a.fillers++
 	return func() {
 		h.mu.Lock()

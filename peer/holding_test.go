@@ -81,11 +81,13 @@ func TestPromises(t *testing.T) {
 	block := func(b byte) (sum piecehash.Block) { sum[0] = b; return sum }
 	for name, k := range map[string]struct {
 		again []piecehash.Block // of the piece, received anew; nil: it was right
+		over  bool              // it is received once more where it was
 		ok    bool
 	}{
-		"right":         {nil, true},
-		"the same":      {[]piecehash.Block{block(1), block(2), block(9), block(9)}, true},
-		"another block": {[]piecehash.Block{block(1), block(3), block(9), block(9)}, false},
+		"right":             {nil, false, true},
+		"the same":          {[]piecehash.Block{block(1), block(2), block(9), block(9)}, false, true},
+		"another block":     {[]piecehash.Block{block(1), block(3), block(9), block(9)}, false, false},
+		"others in between": {nil, true, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, h, _ := workbench(t, pieceLen)
@@ -99,6 +101,9 @@ func TestPromises(t *testing.T) {
 			end, err := h.verified(t.Context(), 0, dragonfly.UnknownLength, nil, &given)
 			if err != nil || end != 2*dragonfly.BlockLen || len(given) != 1 {
 				t.Fatalf("given up to %d, %v", end, err)
+			}
+			if k.over {
+				h.filling(a, dragonfly.Span{From: dragonfly.BlockLen, To: pieceLen})()
 			}
 			if k.again != nil {
 				if !h.discard(0, a) {

@@ -38,7 +38,7 @@ func (t *task) fill(ctx context.Context, h *holding, n dragonfly.PieceNum, span 
 	defer buffers.Put(buf)
 	start, _ := h.Layout().Extent(n)
 	a := h.arrive(n)
-	defer h.filling(a)()
+	defer h.filling(a, span)()
 	begun := (span.From - start) % dragonfly.BlockLen // bytes of a block that a broken source left
 	blocks := piecehash.NewHasher(a.blocks, span.From-begun-start)
 	defer blocks.Close()
