@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -376,23 +375,14 @@ func (m *Mirror) client(to route) *http.Client {
 		if len(via) >= maxRedirects {
 			return fmt.Errorf("it redirects more than %d times", maxRedirects)
 		}
-		first := via[0].URL
-		if next.URL.Host == first.Host && (next.URL.Scheme == first.Scheme || first.Scheme == "http") {
-			return nil
-		}
-		for name := range next.Header {
-			if !slices.Contains(harmless, name) {
-				delete(next.Header, name)
-			}
+		if !source.SameHost(via[0].URL, next.URL) {
+			next.Header = source.Harmless(next.Header)
 		}
 		return nil
 	}}
 }
 
 const maxRedirects = 10
-
-// harmless are the headers that every host may see.
-var harmless = []string{"Accept", "Accept-Encoding", "Range", "User-Agent"}
 
 // continues checks that a Content-Range begins where the span does, to the end
 // of a content of that length, and says how long the content is. Where no length

@@ -91,8 +91,8 @@ func (c *Client) head(ctx context.Context, r dragonfly.Request, u *url.URL, h ht
 		if next == nil || err != nil {
 			return got, err
 		}
-		if !sameHost(u, next) {
-			own, host, h = false, "", harmlessOf(h)
+		if !SameHost(u, next) {
+			own, host, h = false, "", Harmless(h)
 		}
 		u = takeUser(next, h)
 	}

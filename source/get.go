@@ -120,15 +120,15 @@ func (c *Client) get(ctx context.Context, r dragonfly.Request, u *url.URL, h htt
 			return nil, err
 		}
 		a.discard()
-		if !sameHost(u, next) {
-			own, host, h = false, "", harmlessOf(h)
+		if !SameHost(u, next) {
+			own, host, h = false, "", Harmless(h)
 		}
 		u = next
 	}
 }
 
-// harmlessOf is what of a header every host may see.
-func harmlessOf(h http.Header) http.Header {
+// Harmless is what of a header every host may see, wherever a redirect leads.
+func Harmless(h http.Header) http.Header {
 	kept := http.Header{}
 	for _, name := range harmless {
 		if v := h[name]; v != nil {
@@ -205,10 +205,10 @@ func target(a *answer, seen map[string]bool, hop int) (*url.URL, error) {
 	return next, nil
 }
 
-// sameHost says that what was given for a may go to b: same host and port, and
+// SameHost says that what was given for a may go to b: same host and port, and
 // not from https to http. From http to https on the default ports is the same
 // host, only better.
-func sameHost(a, b *url.URL) bool {
+func SameHost(a, b *url.URL) bool {
 	if !strings.EqualFold(a.Hostname(), b.Hostname()) {
 		return false
 	}

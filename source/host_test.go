@@ -190,7 +190,7 @@ func TestSameHost(t *testing.T) {
 	} {
 		a, _ := url.Parse(test.a)
 		b, _ := url.Parse(test.b)
-		if got := sameHost(a, b); got != test.same {
+		if got := SameHost(a, b); got != test.same {
 			t.Errorf("%s to %s: %t", test.a, test.b, got)
 		}
 	}
