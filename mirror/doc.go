@@ -36,9 +36,15 @@
 //     verifies all that it gives, and the last bytes of an answer are held back
 //     until it says that all was right; else the transfer is aborted. A stream
 //     that the engine loses is continued from the registry at the byte that it
-//     had reached.
-//   - The engine costs a client no more than a second: when it gave no byte
-//     until then, the registry is asked beside it, and who is first serves.
+//     had reached: never after bytes that proved wrong, and where no digest names
+//     the content only with the version that the client has the start of.
+//   - A stream ends in bounded time after nothing comes any more: 12 seconds until
+//     the engine is left, a minute for the registry's header, 30 seconds without a
+//     byte of the rest. What passes straight through lasts as long as registry and
+//     client hold on.
+//   - The engine costs a client no more than a second: when it gave no byte and
+//     hardly receives any by then, the registry is asked beside it, and who is
+//     first serves.
 //   - Nobody is given what the registry would not give him: the supernode asks
 //     it, or this host does where there is none. Credentials go to the registry
 //     and to the supernode, which needs them to read there, and to nobody else.

@@ -6,7 +6,10 @@
 // the source when no swarm can be had.
 //
 // Invariants: a byte is final only when its piece was verified against the
-// manifest, or came to this process straight from the source. Bytes of two
+// manifest, or came to this process straight from the source. Readers get what
+// comes straight from source or seed before that, and no clean end, nor anything
+// that follows, when it proves wrong. Readers of a guarded job get nothing before
+// the supernode or the source has let its credentials in. Bytes of two
 // versions never meet: everything that is received belongs to one holding,
 // and a new version gets a new one. A piece that was verified is not fetched
 // again, whichever supernode, parent or process goes away.
