@@ -14,6 +14,8 @@ const (
 	// BlockLen is the unit of verified streaming; the last block of a piece
 	// may be shorter.
 	BlockLen = 64 << 10
+	// MaxWant is how many spans of one content a registration may want.
+	MaxWant = 256
 	// InlineMax is the largest content that comes inside a register answer.
 	InlineMax = 64 << 10
 	// UnknownLength stands for a content length that the source did not give.

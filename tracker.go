@@ -95,7 +95,8 @@ type Registration struct {
 	Held    PieceSet `json:"held,omitzero"`
 	// Want are the spans of the content that the peer wants, with To
 	// dragonfly.UnknownLength for its end; none: all of it. Of a content of
-	// unknown length all is wanted. Jobs of one peer add up.
+	// unknown length all is wanted. Jobs of one peer add up. There are at most
+	// MaxWant.
 	Want []Span `json:"want,omitempty"`
 	// Holding registers only to serve what is held: nothing is wanted.
 	Holding bool `json:"holding,omitempty"`

@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"net/url"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -677,6 +678,7 @@ func (t *task) registration(req dragonfly.Request) dragonfly.Registration {
 	if all {
 		r.Want = nil
 	}
+	r.Want = join(r.Want)
 	if t.h != nil {
 		r.Version, r.Layout, r.Held = t.h.version, t.h.Layout(), t.h.content.Held()
 	} else if content, ok := t.e.cfg.Store.Lookup(t.id); ok {
@@ -684,6 +686,42 @@ func (t *task) registration(req dragonfly.Request) dragonfly.Registration {
 		content.Release()
 	}
 	return r
+}
+
+// join makes of the spans that many jobs want as few as a registration takes:
+// those that touch become one, and then those with the least between them.
+func join(want []dragonfly.Span) (spans []dragonfly.Span) {
+	ordered := slices.Clone(want)
+	for i := range ordered {
+		if ordered[i].To < 0 {
+			ordered[i].To = math.MaxInt64
+		}
+	}
+	slices.SortFunc(ordered, func(a, b dragonfly.Span) int { return cmp.Compare(a.From, b.From) })
+	for _, s := range ordered {
+		spans = merge(spans, s) // at their end
+	}
+	if len(spans) > dragonfly.MaxWant {
+		gap := func(i int) int64 { return spans[i].From - spans[i-1].To }
+		var gaps []int
+		for i := range spans[1:] {
+			gaps = append(gaps, i+1)
+		}
+		slices.SortFunc(gaps, func(a, b int) int { return cmp.Compare(gap(b), gap(a)) })
+		kept := gaps[:dragonfly.MaxWant-1]
+		slices.Sort(kept)
+		var fewer []dragonfly.Span
+		first := 0
+		for _, next := range append(kept, len(spans)) {
+			fewer = append(fewer, dragonfly.Span{From: spans[first].From, To: spans[next-1].To})
+			first = next
+		}
+		spans = fewer
+	}
+	if last := len(spans) - 1; last >= 0 && spans[last].To == math.MaxInt64 {
+		spans[last].To = dragonfly.UnknownLength
+	}
+	return spans
 }
 
 func (t *task) isSeed() bool {

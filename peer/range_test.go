@@ -274,3 +274,22 @@ func TestFreshCredentials(t *testing.T) {
 		}
 	})
 }
+
+// TestManyRanges: however many jobs want parts, a registration takes them.
+func TestManyRanges(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(t *testing.T, w *world) {
+		n := w.node(nodeA)
+		m := w.host("10.0.1.1")
+		w.net.limit(originHost, 4*mib)
+		var downloads []*peer.Download
+		for i := range int64(3 * dragonfly.MaxWant) {
+			downloads = append(downloads, m.start(wants(job(n), dragonfly.Span{From: 10_000 * i, To: 10_000*i + 100})))
+		}
+		for _, d := range downloads {
+			if err := w.wait(d); err != nil || d.Progress().Reason != peer.ReasonNone {
+				t.Fatal(err, d.Progress())
+			}
+		}
+	})
+}

@@ -26,7 +26,6 @@ const (
 	maxRootCAs    = 1 << 20
 	maxSlots      = 256
 	maxPieceLen   = 1 << 30
-	maxSpans      = 256    // of one content that a job wants
 	maxTasksOf    = 10_000 // of one peer
 	maxJobs       = 64     // of one peer for one task; older ones are forgotten
 )
@@ -55,10 +54,10 @@ func validate(r dragonfly.Registration) error {
 		return invalid("registration: root certificates have at most %d bytes", maxRootCAs)
 	case len(r.Request.CallSystem) > 256 || !printable(r.Request.CallSystem):
 		return invalid("registration: callSystem must be printable and have at most 256 bytes")
-	case len(r.Want) > maxSpans || slices.ContainsFunc(r.Want, func(s dragonfly.Span) bool {
+	case len(r.Want) > dragonfly.MaxWant || slices.ContainsFunc(r.Want, func(s dragonfly.Span) bool {
 		return s.From < 0 || s.To < dragonfly.UnknownLength || s.To >= 0 && s.To <= s.From
 	}):
-		return invalid("registration: want has at most %d spans of at least a byte", maxSpans)
+		return invalid("registration: want has at most %d spans of at least a byte", dragonfly.MaxWant)
 	case r.Slots < 0 || r.Slots > maxSlots:
 		return invalid("registration: slots must be a number from 0 to %d", maxSlots)
 	case r.Layout.Length < dragonfly.UnknownLength || r.Layout.PieceLen < 0 || r.Layout.PieceLen > maxPieceLen:

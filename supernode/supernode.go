@@ -10,10 +10,10 @@
 // older one lives on only while its pieces are all among the peers. Nobody is
 // let to a version, to its ticket above all, whom the source had not given the
 // content in the five minutes before; a TaskID proves nothing, as several
-// contents may have it. Nobody is told a piece digest that was not computed by the seed or given alike by two
-// hosts. Each report event is applied once, each item of an answer is repeated
-// until it is acknowledged. Session ids, tickets and headers are in no log,
-// metric or state page.
+// contents may have it. Nobody is told a piece digest that was not computed by
+// the seed or given alike by two hosts. Each report event is applied once, each
+// item of an answer is repeated until it is acknowledged. Session ids, tickets
+// and headers are in no log, metric or state page.
 package supernode
 
 import (
