@@ -255,12 +255,36 @@ func (h *holding) expected(n dragonfly.PieceNum) dragonfly.PieceDigest {
 	return dragonfly.PieceDigest{}
 }
 
+// maxPieces bounds piece numbers while the length is unknown, as the store does.
+const maxPieces = 8 << 20
+
+// inRange says that the content has, or may have, a piece of that number. What
+// supernodes say may be nonsense. h.mu is held.
+func (h *holding) inRange(n dragonfly.PieceNum) bool {
+	if h.layout.Known() {
+		return n >= 0 && int(n) < h.layout.Pieces()
+	}
+	return n >= 0 && n < maxPieces
+}
+
+// fits says that an assignment is about a span of a piece that the content has.
+func (h *holding) fits(a dragonfly.Assignment) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	from := int64(a.Piece) * h.layout.PieceLen
+	to := from + h.layout.PieceLen // the length may have become known meanwhile
+	return h.inRange(a.Piece) && from <= a.Span.From && a.Span.From <= a.Span.To && a.Span.To <= to
+}
+
 func (h *holding) learn(n dragonfly.PieceNum, d dragonfly.PieceDigest) {
 	if d.IsZero() {
 		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if !h.inRange(n) {
+		return
+	}
 	if missing := int(n) + 1 - len(h.manifest); missing > 0 {
 		h.manifest = append(h.manifest, make([]dragonfly.PieceDigest, missing)...)
 	}

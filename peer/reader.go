@@ -34,7 +34,7 @@ func (r *reader) Read(p []byte) (int, error) {
 	if n > 0 {
 		return n, nil
 	}
-	return n, r.h.why(err)
+	return n, r.blame(r.h.why(err))
 }
 
 // Version is that of the content that is read.
@@ -43,9 +43,14 @@ func (r *reader) Version() dragonfly.Version { return r.h.version }
 // advance waits for more bytes. The end of the content is the reader's only when
 // the download has succeeded, its digest included.
 func (r *reader) advance() error {
-	err := r.wait()
+	return r.blame(r.wait())
+}
+
+// blame makes wrong bytes that were given the reason of the end, whatever it is:
+// whoever goes on elsewhere would go on after them.
+func (r *reader) blame(err error) error {
 	if err != nil && !atEnd(err) && r.h.takenBack(r.given) {
-		return ErrTakenBack // whoever goes on elsewhere would go on after wrong bytes
+		return ErrTakenBack
 	}
 	return err
 }

@@ -370,7 +370,7 @@ func (t *task) assign(n *node, s dragonfly.Session, a dragonfly.Assignment) {
 	t.mu.Lock()
 	h, o := t.h, t.origin
 	_, known := t.flows[a.ID]
-	if known || h == nil || h.version != a.Version {
+	if known || h == nil || h.version != a.Version || !h.fits(a) {
 		t.mu.Unlock()
 		if !known {
 			n.report(dragonfly.Event{Kind: dragonfly.EventFailed, Task: a.Task, Version: a.Version, Piece: a.Piece,
@@ -475,6 +475,9 @@ func (t *task) entries(e dragonfly.Entries) {
 	}
 	for i, d := range e.Digests {
 		n := e.First + dragonfly.PieceNum(i)
+		if n < 0 {
+			continue // nonsense
+		}
 		h.learn(n, d)
 		t.reconsider(h, n)
 	}
