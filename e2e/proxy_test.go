@@ -161,7 +161,7 @@ func TestProxyPassword(t *testing.T) {
 		return d, d.Pull(w.ctx, ref)
 	}
 	for _, user := range []string{"", "carol:wrong@"} {
-		if _, err := pull(user); err == nil || !strings.Contains(err.Error(), "407") {
+		if _, err := pull(user); err == nil || !strings.Contains(err.Error(), "this proxy wants a user and a password") {
 			t.Errorf("as %q: %v", user, err)
 		}
 	}

@@ -98,6 +98,9 @@ func (m *Mirror) blob(to route, out *http.Request) (*http.Response, error) {
 		return m.direct(to, out)
 	}
 	job := m.job(to, out)
+	if source.Steered(job.Request) {
+		return m.direct(to, out) // it may be another content than the URL's
+	}
 	job.Want = spans
 	log := m.o.Log.With("task", job.Request.TaskID(), "url", source.Redact(job.Request.URL))
 	ctx, cancel := context.WithCancel(m.ctx)

@@ -62,6 +62,9 @@ func TestServeURL(t *testing.T) {
 	if resp, _ := ask("three", "HEAD", "/data/model.tar.gz"); resp.StatusCode != 200 || resp.Header.Get("X-Dragonfly-Via") != "direct" || resp.Header.Get("Etag") != `"one"` {
 		t.Errorf("%d, %v", resp.StatusCode, resp.Header)
 	}
+	if resp, _ := ask("four", "GET", "/data/model.tar.gz", "X-Original-URL: /other"); resp.Header.Get("X-Dragonfly-Via") != "direct" {
+		t.Errorf("a request that may be about another content comes by %s", resp.Header.Get("X-Dragonfly-Via"))
+	}
 	for i, want := range []int{200, 403, 403} {
 		var header []string
 		if want == 200 {

@@ -183,6 +183,9 @@ func (d *Door) rights(p place) *rights {
 
 // Knows says without asking anybody that whoever asks as r does may have it.
 func (d *Door) Knows(r dragonfly.Request) bool {
+	if Steered(r) {
+		return false
+	}
 	p, c, _ := placeOf(r)
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -192,6 +195,9 @@ func (d *Door) Knows(r dragonfly.Request) bool {
 
 // Proved books that somebody who asked as r does was given it.
 func (d *Door) Proved(r dragonfly.Request) {
+	if Steered(r) {
+		return
+	}
 	p, c, _ := placeOf(r)
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -201,8 +207,11 @@ func (d *Door) Proved(r dragonfly.Request) {
 
 // Admit returns nil when the source gives the content to whoever asks as r
 // does; asked says that it had to be asked. Errors are the source's, and
-// ErrUnasked when it was not found out.
+// ErrUnasked when it was not found out, or when headers steer the request.
 func (d *Door) Admit(ctx context.Context, r dragonfly.Request) (asked bool, err error) {
+	if Steered(r) {
+		return false, ErrUnasked
+	}
 	p, c, open := placeOf(r)
 	everybody := credential{}
 	for {

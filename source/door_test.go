@@ -178,4 +178,10 @@ func TestSteered(t *testing.T) {
 	if !Steered(r) {
 		t.Error("a second value is not seen")
 	}
+	d := NewDoor(func(context.Context, dragonfly.Request) error { return nil })
+	defer d.Close()
+	d.Proved(r)
+	if _, err := d.Admit(t.Context(), r); err != ErrUnasked || d.Knows(r) {
+		t.Errorf("it is let in: %v", err)
+	}
 }
