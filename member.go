@@ -44,10 +44,10 @@ func ParseMember(s string) (Member, error) {
 		return Member{}, fmt.Errorf("supernode %q: want host[:port][=weight]", s)
 	}
 	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
-	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 		return Member{}, fmt.Errorf("supernode %q: the port must be a number from 1 to 65535", s)
 	}
-	if host == "" || strings.ContainsAny(host, "/ @?#[]") {
+	if host == "" || strings.ContainsFunc(host, notInHost) {
 		return Member{}, fmt.Errorf("supernode %q: want host[:port][=weight], without scheme or path", s)
 	}
 	if strings.Contains(host, ":") {
@@ -58,6 +58,16 @@ func ParseMember(s string) (Member, error) {
 	m.Addr = net.JoinHostPort(host, port)
 	m.ID = m.Addr
 	return m, nil
+}
+
+// notInHost says of a character that neither a host's name nor an address, its
+// zone included, has it.
+func notInHost(r rune) bool {
+	switch {
+	case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9':
+		return false
+	}
+	return !strings.ContainsRune("-._:%", r)
 }
 
 func (m Member) String() string { return fmt.Sprintf("%s=%d", m.Addr, m.Weight) }

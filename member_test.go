@@ -40,7 +40,7 @@ func TestParseMember(t *testing.T) {
 			t.Errorf("ParseMember(%q) = %+v, %v, want %+v", v.text, got, err, want)
 		}
 	}
-	for _, bad := range []string{"", "=2", ":8002", "a:", "a:0", "a:65536", "a:http", "a:1:2:x=", "a=0", "a=-1", "a=x", "a=65537", "http://a:8002", "a/b", "a b", "u@a", "[::1]:x", "0]00::0000", "[[::1]]", "a:b:c"} {
+	for _, bad := range []string{"", "=2", ":8002", "a:", "a:0", "a:65536", "a:http", "a:1:2:x=", "a=0", "a=-1", "a=x", "a=65537", "http://a:8002", "a/b", "a b", "u@a", "[::1]:x", "0]00::0000", "[[::1]]", "a:b:c", "[\r0", "a\x00", "a:+80", "é"} {
 		if got, err := dragonfly.ParseMember(bad); err == nil {
 			t.Errorf("ParseMember(%q) = %+v, want an error", bad, got)
 		}
