@@ -228,11 +228,12 @@ func (k *Machine) rarest(m *member, from set, all bool) dragonfly.PieceNum {
 // far behind one.
 func (k *Machine) parentFor(m *member, n dragonfly.PieceNum) *member {
 	t := m.t
+	home := k.home(m, n)
 	var best *member
 	bestCost := ^uint64(0)
 	seen := 0
 	consider := func(o *member) {
-		if o == m || o == k.avoid || o.offer < 0 || !o.give.has(n) || m.p.whole && !o.have.has(n) || k.banned(m.p, o.p, k.onlyCopy(t, n)) {
+		if o == m || o == k.avoid || o.offer < 0 || !o.give.has(n) || m.p.whole && !o.have.has(n) || k.banned(m.p, o.p, k.onlyCopy(t, n)) || home != nil && o.zone != home {
 			return
 		}
 		seen++
@@ -244,7 +245,11 @@ func (k *Machine) parentFor(m *member, n dragonfly.PieceNum) *member {
 		consider(b)
 	}
 	if !m.p.under(isolated) {
-		if providers := t.providers[n]; len(t.offers) <= min(fewOffers, len(providers)) {
+		providers := t.providers[n]
+		if home != nil {
+			providers = home.givers(n)
+		}
+		if len(t.offers) <= min(fewOffers, len(providers)) {
 			for i := range t.offers {
 				consider(t.offers[i])
 			}
@@ -261,7 +266,7 @@ func (k *Machine) parentFor(m *member, n dragonfly.PieceNum) *member {
 			}
 		}
 	}
-	if s := t.seed; best == nil && k.seedGives(m) && s.give.has(n) && (s.have.has(n) || !m.p.whole) && k.supplied(t.seed, m, n) {
+	if s := t.seed; best == nil && k.seedGives(m) && s.give.has(n) && (s.have.has(n) || !m.p.whole) && (home == nil || s.zone == home) && k.supplied(t.seed, m, n) {
 		return t.seed
 	}
 	return best

@@ -13,7 +13,7 @@ import (
 // indices with what they are made from. It looks at everything, which takes
 // long in a large swarm: tests and simulations call it, between two steps.
 func (k *Machine) Check() error {
-	if n := len(k.retries) + len(k.breaks) + len(k.feeds) + len(k.offerings); n > 0 {
+	if n := len(k.retries) + len(k.breaks) + len(k.feeds) + len(k.offerings) + len(k.lostZones); n > 0 {
 		return fmt.Errorf("%d things are left to do", n)
 	}
 	work := 0
@@ -217,11 +217,12 @@ func (k *Machine) checkConservation(m *member) error {
 		return fmt.Errorf("could take more and does not wait")
 	}
 	for n := m.need.next(0); n >= 0; n = m.need.next(n + 1) {
-		if s := m.t.seed; k.seedGives(m) && s.give.has(n) && (s.have.has(n) || !m.p.whole) && !k.follows(s, m, n) {
+		home := k.home(m, n)
+		if s := m.t.seed; k.seedGives(m) && s.give.has(n) && (s.have.has(n) || !m.p.whole) && (home == nil || s.zone == home) && !k.follows(s, m, n) {
 			return fmt.Errorf("idles while the seed could give %d", n)
 		}
 		for _, o := range m.t.providers[n] {
-			if o != m && (o.have.has(n) || !m.p.whole) && !o.full() && !m.p.under(isolated) && !k.banned(m.p, o.p, k.onlyCopy(m.t, n)) && !k.follows(o, m, n) {
+			if o != m && (o.have.has(n) || !m.p.whole) && !o.full() && !m.p.under(isolated) && !k.banned(m.p, o.p, k.onlyCopy(m.t, n)) && (home == nil || o.zone == home) && !k.follows(o, m, n) {
 				return fmt.Errorf("idles while peer %d could give %d", o.p.id, n)
 			}
 		}

@@ -45,6 +45,7 @@ type agenda struct {
 	again     []*member // did not take what hangs below a break
 	feeds     []*task   // whose seed may have to read something
 	offerings []*member // have a free slot or something new
+	lostZones []zoneOf  // have less to give
 }
 
 // scratch is memory that is used again.
@@ -279,6 +280,10 @@ func (k *Machine) settle() {
 			if !b.m.give.has(b.n) {
 				k.orphan(b.m, b.n)
 			}
+		case len(k.lostZones) > 0:
+			l := k.lostZones[len(k.lostZones)-1]
+			k.lostZones = k.lostZones[:len(k.lostZones)-1]
+			k.lookAbroad(l)
 		case len(k.again) > 0:
 			for _, m := range k.again {
 				k.retry(m)

@@ -249,6 +249,7 @@ func (k *Machine) ban(child, parent *peer, brief bool) {
 	b.until = k.now.Add(k.cfg.Probation)
 	b.times++
 	k.wakeAt(child, b.retry)
+	k.retryAll(child) // what its zone had for it may come from elsewhere now
 	if parent.seed || brief {
 		b.until = b.retry
 		return

@@ -70,7 +70,8 @@ func (c *chaos) join(t *rapid.T, seed bool) {
 	c.step(t, Event{Kind: PeerJoined, Peer: c.last, Seed: seed, Serves: rapid.IntRange(0, 9).Draw(t, "serves") > 0,
 		Whole: !seed && rapid.IntRange(0, 4).Draw(t, "whole") == 0,
 		Up:    rapid.IntRange(0, 3).Draw(t, "up"),
-		Where: Where{Host: host, Rack: rapid.SampledFrom([]string{"", "r", "q"}).Draw(t, "rack"), Zone: "z"}})
+		Where: Where{Host: host, Rack: rapid.SampledFrom([]string{"", "r", "q"}).Draw(t, "rack"),
+			Zone: rapid.SampledFrom([]string{"", "y", "z"}).Draw(t, "zone")}})
 	c.step(t, Event{Kind: PollOpened, Peer: c.last, Free: 8})
 }
 

@@ -24,6 +24,7 @@ type task struct {
 	providers [][]*member         // by piece: listed holders and receivers, the seed not counted
 	offers    []*member           // listed members with a free slot, the seed not counted
 	racks     map[int32][]*member // by peer.near
+	zones     map[int32]*zone     // by peer.zone, of those that have a name
 	lack      []int32             // by piece: members that want and do not hold it
 	lacked    set                 // pieces with lack > 0
 	pull      set                 // pieces that the seed is to get although peers have them
@@ -60,14 +61,16 @@ type member struct {
 	listed bool // its pieces are in the books
 	slots  int
 
-	have  set     // verified
-	need  set     // wanted, and nothing on the way; of the seed: not there and not on the way
-	needs int     // size of need
-	lack  set     // wanted and not held
-	give  set     // listed, and held or on the way: what others may get from it
-	place []int32 // by piece of give: index in task.providers
-	offer int     // index in task.offers, -1: not there
-	index int     // in task.members
+	have      set     // verified
+	need      set     // wanted, and nothing on the way; of the seed: not there and not on the way
+	needs     int     // size of need
+	lack      set     // wanted and not held
+	give      set     // listed, and held or on the way: what others may get from it
+	place     []int32 // by piece of give: index in task.providers
+	offer     int     // index in task.offers, -1: not there
+	index     int     // in task.members
+	zone      *zone   // in task.zones; nil: nobody knows where it is
+	zonePlace []int32 // by piece of give: index in zone.providers
 
 	arrivals []*arrival
 	load     int // children in this task
@@ -135,7 +138,7 @@ func (k *Machine) taskOpened(ev *Event) {
 	if k.tasks[ev.Task] != nil {
 		return
 	}
-	t := &task{id: ev.Task, layout: ev.Layout, of: map[Peer]*member{}, racks: map[int32][]*member{}}
+	t := &task{id: ev.Task, layout: ev.Layout, of: map[Peer]*member{}, racks: map[int32][]*member{}, zones: map[int32]*zone{}}
 	k.tasks[t.id] = t
 	k.grow(t, t.layout.Pieces())
 }
@@ -204,6 +207,13 @@ func (k *Machine) enter(p *peer, t *task) *member {
 	t.of[p.id] = m
 	t.members = append(t.members, m)
 	p.members = append(p.members, m)
+	if p.zone != 0 {
+		if t.zones[p.zone] == nil {
+			t.zones[p.zone] = &zone{}
+		}
+		m.zone = t.zones[p.zone]
+		m.zone.members++
+	}
 	if !p.seed {
 		t.racks[p.near()] = append(t.racks[p.near()], m)
 	}
@@ -346,6 +356,11 @@ func (k *Machine) dropMember(m *member, told bool) {
 	} else {
 		delete(t.racks, m.p.near())
 	}
+	if m.zone != nil {
+		if m.zone.members--; m.zone.members == 0 {
+			delete(t.zones, m.p.zone)
+		}
+	}
 	m.p.members = without(m.p.members, m)
 	k.feed(t)
 }
@@ -435,6 +450,7 @@ func (k *Machine) refresh(m *member, n dragonfly.PieceNum) {
 			}
 			m.place[n] = int32(len(t.providers[n]))
 			t.providers[n] = append(t.providers[n], m)
+			m.zone.gives(m, n)
 		}
 		k.offering(m)
 		return
@@ -445,9 +461,13 @@ func (k *Machine) refresh(m *member, n dragonfly.PieceNum) {
 		l[m.place[n]], last.place[n] = last, m.place[n]
 		l[len(l)-1] = nil
 		t.providers[n] = l[:len(l)-1]
+		m.zone.givesNoMore(m, n)
 		if len(t.providers[n]) == 0 {
 			k.feed(t)
 		}
+	}
+	if t.hungry.has(n) && len(m.zone.givers(n)) <= fewLeft {
+		k.lose(m.zone, t) // these may be on their blacklists
 	}
 	if left := t.providers[n]; len(left) <= fewLeft && t.hungry.has(n) {
 		for _, o := range left {

@@ -29,7 +29,7 @@ var small = []struct {
 	{Scenario{Name: "vanish", Peers: 40, Pieces: 48, Vanish: 0.1}, 2, 2},
 	{Scenario{Name: "slow", Peers: 40, Pieces: 48, Slow: 0.1}, 3, 2},
 	{Scenario{Name: "lie", Peers: 40, Pieces: 48, Lie: 0.05}, 2, 3},
-	{Scenario{Name: "zones", Peers: 40, Pieces: 48, Zones: 4, ZoneLink: 200 * Mbit}, 3, 2},
+	{Scenario{Name: "zones", Peers: 40, Pieces: 48, Zones: 4, ZoneLink: 200 * Mbit}, 1.8, 2},
 	{Scenario{Name: "mixed", Peers: 40, Pieces: 48, Up: []dragonfly.Rate{10 * Mbit, 100 * Mbit, 1000 * Mbit},
 		Down: 1000 * Mbit, SeedUp: 1000 * Mbit, SeedDown: 1000 * Mbit}, 20, 6},
 }
