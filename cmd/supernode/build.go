@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -80,7 +81,7 @@ func build(b base, log *slog.Logger) (service, error) {
 		Hello: func() dragonfly.Hello {
 			return dragonfly.Hello{Protocol: dragonfly.ProtocolNumber, Agent: hex.EncodeToString(agent), Build: version.Get().Version,
 				Host:  dragonfly.Host{Name: machine.Name(), Zone: b.Location.Zone, Rack: b.Location.Rack},
-				Addrs: []netip.AddrPort{netip.AddrPortFrom(addr, uint16(b.DownloadPort))}}
+				Addrs: []netip.AddrPort{netip.AddrPortFrom(addr, uint16(cmp.Or(b.AdvertiseDataPort, b.DownloadPort)))}}
 		},
 		Receive: peer.NewLimiter(b.limit()),
 		Log:     log,

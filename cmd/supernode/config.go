@@ -31,6 +31,8 @@ type base struct {
 	HomeDir      string `key:"homeDir" flag:"home-dir" usage:"directory for contents and logs"`
 	AdvertiseIP  string `key:"advertiseIP" flag:"advertise-ip" usage:"address under which peers reach this supernode; empty: the first IPv4 address that is not loopback"`
 
+	AdvertiseDataPort int `key:"advertiseDataPort" flag:"advertise-data-port" usage:"port under which peers reach the data port where something in between maps it; 0: download-port"`
+
 	PeerUpLimit        int                `key:"peerUpLimit" flag:"up-limit" usage:"children that a peer serves at once"`
 	PeerDownLimit      int                `key:"peerDownLimit" flag:"down-limit" usage:"pieces of one task that a peer gets at once"`
 	EliminationLimit   int                `key:"eliminationLimit" usage:"transport failures, seen by different hosts, after which a peer serves nobody for a while"`
@@ -106,6 +108,7 @@ func (c *config) Validate() error {
 	for name, port := range map[string]int{"listenPort (--port)": b.ListenPort, "downloadPort (--download-port)": b.DownloadPort} {
 		wrong(port < 1 || port > 65535, "%s: %d is no port: want 1 to 65535", name, port)
 	}
+	wrong(b.AdvertiseDataPort < 0 || b.AdvertiseDataPort > 65535, "advertiseDataPort (--advertise-data-port): %d is no port: want 1 to 65535, or 0", b.AdvertiseDataPort)
 	wrong(b.ListenPort == b.DownloadPort, "listenPort (--port) and downloadPort (--download-port) are both %d: control and data need a port each", b.ListenPort)
 	for name, limit := range map[string]int{
 		"peerUpLimit (--up-limit)": b.PeerUpLimit, "peerDownLimit (--down-limit)": b.PeerDownLimit,
