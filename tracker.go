@@ -68,6 +68,10 @@ type Hello struct {
 	// The supernode accepts an address that equals the connection's or lies in
 	// its --peer-cidr.
 	Addrs []netip.AddrPort `json:"addrs,omitempty"`
+	// First is what the session will register at once. Its answer may come
+	// along with that to Open: a Register of the same takes it from there and
+	// costs no round trip.
+	First *Registration `json:"first,omitempty"`
 }
 
 // Welcome is the answer to Hello.

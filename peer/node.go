@@ -109,8 +109,9 @@ func (n *node) current() dragonfly.Session {
 	return n.session
 }
 
-// open gives the session, opening one if the supernode answers in time.
-func (n *node) open(ctx context.Context, patience time.Duration) (s dragonfly.Session, over <-chan struct{}, err error) {
+// open gives the session, opening one if the supernode answers in time. first
+// is what is registered there next; nil: nothing is sure.
+func (n *node) open(ctx context.Context, patience time.Duration, first func() dragonfly.Registration) (s dragonfly.Session, over <-chan struct{}, err error) {
 	patient, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	select {
@@ -125,7 +126,12 @@ func (n *node) open(ctx context.Context, patience time.Duration) (s dragonfly.Se
 	if s != nil {
 		return s, over, nil
 	}
-	s, err = n.tracker.Open(patient, n.e.cfg.Hello())
+	hello := n.e.cfg.Hello()
+	if first != nil {
+		r := first()
+		hello.First = &r
+	}
+	s, err = n.tracker.Open(patient, hello)
 	if err != nil {
 		if patient.Err() != nil {
 			err = n.silence(ctx, errSilent)
@@ -155,7 +161,7 @@ func (n *node) silence(ctx context.Context, why error) error {
 // if the old one is unknown.
 func (n *node) register(ctx context.Context, t *task, req dragonfly.Request, patience time.Duration) (dragonfly.TaskInfo, error) {
 	for try := 1; ; try++ {
-		s, over, err := n.open(ctx, patience)
+		s, over, err := n.open(ctx, patience, func() dragonfly.Registration { return t.registration(req) })
 		if err != nil {
 			return dragonfly.TaskInfo{}, err
 		}
@@ -252,7 +258,7 @@ func (n *node) run() {
 		s := n.current()
 		if s == nil {
 			var err error
-			if s, _, err = n.open(ctx, n.e.cfg.Patience); err == nil {
+			if s, _, err = n.open(ctx, n.e.cfg.Patience, nil); err == nil {
 				err = n.again(ctx, s)
 			}
 			if err != nil {

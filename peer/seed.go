@@ -62,7 +62,7 @@ func (e *Engine) Seed(self dragonfly.Member) Seed { return Seed{e, self} }
 
 // Open opens the session at the supernode, which the engine keeps then.
 func (s Seed) Open(ctx context.Context) error {
-	_, _, err := s.e.node(s.self).open(ctx, s.e.cfg.Patience)
+	_, _, err := s.e.node(s.self).open(ctx, s.e.cfg.Patience, nil)
 	return err
 }
 

@@ -93,15 +93,23 @@ func NewClient(addr string, o ClientOptions) *Client {
 // Close gives up idle connections. Open calls go on.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Open implements dragonfly.Tracker. It takes as long as ctx allows.
+// Open implements dragonfly.Tracker. It takes as long as ctx allows. The
+// answer to Hello.First is read by the first Register.
 func (c *Client) Open(ctx context.Context, hello dragonfly.Hello) (dragonfly.Session, error) {
 	s := &session{client: c, syncs: make(chan struct{}, openSyncs), closed: make(chan struct{}, 1)}
-	header, err := c.do(ctx, http.MethodPost, sessionsPath, "", hello, &s.welcome)
+	var header http.Header
+	var err error
+	if hello.First == nil {
+		header, err = c.do(ctx, http.MethodPost, sessionsPath, "", hello, &s.welcome)
+	} else {
+		header, err = s.openWith(ctx, hello)
+	}
 	if err != nil {
 		return nil, err
 	}
 	s.key = header.Get(keyHeader)
 	if s.key == "" || s.welcome.Session == "" || s.welcome.Poll <= 0 {
+		s.first.take().drop()
 		return nil, c.foreign("its answer lacks a session", nil)
 	}
 	s.welcome.Poll = min(s.welcome.Poll, pollMax)
@@ -115,11 +123,15 @@ type session struct {
 	welcome dragonfly.Welcome
 	syncs   chan struct{} // one element per open sync
 	closed  chan struct{} // one element once Close was called
+	first   first
 }
 
 func (s *session) Welcome() dragonfly.Welcome { return s.welcome }
 
 func (s *session) Register(ctx context.Context, r dragonfly.Registration) (info dragonfly.TaskInfo, err error) {
+	if info, answered, err := s.first.take().read(ctx, r); answered {
+		return info, err
+	}
 	_, err = s.client.do(ctx, http.MethodPost, registerPath, s.key, r, &info)
 	return info, err
 }
@@ -155,6 +167,7 @@ func (s *session) Close(ctx context.Context, reason string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
 	defer cancel()
+	s.first.take().drop()
 	query := url.Values{"reason": {reason}}
 	_, err := s.client.do(ctx, http.MethodDelete, sessionPath+"?"+query.Encode(), s.key, nil, nil)
 	if dragonfly.KindOf(err) == dragonfly.UnknownSession {
@@ -166,6 +179,35 @@ func (s *session) Close(ctx context.Context, reason string) error {
 // do sends one request and decodes the answer into out; without out an answer
 // without a body is expected. Its errors are *dragonfly.Error.
 func (c *Client) do(ctx context.Context, method, path, key string, in, out any) (http.Header, error) {
+	resp, err := c.send(ctx, method, path, key, in)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	answer, err := readBody(resp.Body, answerLimit)
+	if errors.Is(err, errTooLong) {
+		return nil, c.foreign("its answer is not ours", err)
+	}
+	if err != nil {
+		return nil, c.unreachable(ctx, err)
+	}
+	good := resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusNoContent && out == nil
+	switch {
+	case !good:
+		return nil, c.failure(resp, answer)
+	case out == nil:
+		return resp.Header, nil
+	case !isJSON(resp.Header.Get("Content-Type")):
+		return nil, c.foreign(fmt.Sprintf("it answered 200 with content type %.40q", resp.Header.Get("Content-Type")), nil)
+	}
+	if err := decode(answer, answerLimit, out); err != nil {
+		return nil, c.foreign("its answer cannot be read", err)
+	}
+	return resp.Header, nil
+}
+
+// send sends one request and gives the answer, whose body the caller closes.
+func (c *Client) send(ctx context.Context, method, path, key string, in any) (*http.Response, error) {
 	var body io.Reader
 	if in != nil {
 		text, err := json.Marshal(in)
@@ -192,27 +234,7 @@ func (c *Client) do(ctx context.Context, method, path, key string, in, out any) 
 	if err != nil {
 		return nil, c.unreachable(ctx, err)
 	}
-	defer resp.Body.Close()
-	answer, err := readBody(resp.Body, answerLimit)
-	if errors.Is(err, errTooLong) {
-		return nil, c.foreign("its answer is not ours", err)
-	}
-	if err != nil {
-		return nil, c.unreachable(ctx, err)
-	}
-	good := resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusNoContent && out == nil
-	switch {
-	case !good:
-		return nil, c.failure(resp, answer)
-	case out == nil:
-		return resp.Header, nil
-	case !isJSON(resp.Header.Get("Content-Type")):
-		return nil, c.foreign(fmt.Sprintf("it answered 200 with content type %.40q", resp.Header.Get("Content-Type")), nil)
-	}
-	if err := decode(answer, answerLimit, out); err != nil {
-		return nil, c.foreign("its answer cannot be read", err)
-	}
-	return resp.Header, nil
+	return resp, nil
 }
 
 // failure makes an error of an answer that is none of success.

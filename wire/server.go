@@ -150,6 +150,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	answer, err := serve(ctx, w, r)
 	switch {
+	case errors.Is(err, errAnswered):
 	case err != nil:
 		if cause, ok := context.Cause(ctx).(*dragonfly.Error); ok {
 			err = cause // Close was called
@@ -180,13 +181,15 @@ func (s *Server) route(path string) (serveFunc, string) {
 }
 
 func (s *Server) open(ctx context.Context, w http.ResponseWriter, r *http.Request) (any, error) {
-	hello, err := receive[dragonfly.Hello](s, w, r, s.o.OpenLimit)
+	hello, err := receive[dragonfly.Hello](s, w, r, s.o.OpenLimit+s.o.RegisterLimit)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.sweep(ctx); err != nil {
 		return nil, err
 	}
+	first := hello.First
+	hello.First = nil
 	session, err := s.tracker.Open(ctx, hello)
 	if err != nil {
 		return nil, err
@@ -198,7 +201,11 @@ func (s *Server) open(ctx context.Context, w http.ResponseWriter, r *http.Reques
 	s.sessions[sha256.Sum256([]byte(key))] = &seat{session: session, used: time.Now()}
 	s.mu.Unlock()
 	w.Header().Set(keyHeader, key)
-	return session.Welcome(), nil
+	if first == nil {
+		return session.Welcome(), nil
+	}
+	r.Header.Set(keyHeader, key) // as if it had been registered with that
+	return nil, s.openWith(ctx, w, r, session, *first)
 }
 
 func (s *Server) register(ctx context.Context, w http.ResponseWriter, r *http.Request) (any, error) {
@@ -371,6 +378,18 @@ func describe(err error) string {
 
 // fail answers an error; status 0 is what its kind says.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, status int, err error) {
+	e := s.told(r, err)
+	if errors.Is(err, errTooLong) {
+		status = http.StatusRequestEntityTooLarge
+	}
+	if e.Kind == dragonfly.Invalid || s.closing.Err() != nil {
+		w.Header().Set("Connection", "close")
+	}
+	s.reply(w, cmp.Or(status, Status(e.Kind)), e)
+}
+
+// told is what a client is told of an error.
+func (s *Server) told(r *http.Request, err error) *dragonfly.Error {
 	e, ok := errors.AsType[*dragonfly.Error](err)
 	switch {
 	case ok:
@@ -382,13 +401,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, status int, err er
 		s.o.Log.Error("request failed", "path", r.URL.Path, "error", err)
 		e = &dragonfly.Error{Kind: dragonfly.Internal, Message: "the supernode failed; its log says how"}
 	}
-	if errors.Is(err, errTooLong) {
-		status = http.StatusRequestEntityTooLarge
-	}
-	if e.Kind == dragonfly.Invalid || s.closing.Err() != nil {
-		w.Header().Set("Connection", "close")
-	}
-	s.reply(w, cmp.Or(status, Status(e.Kind)), e)
+	return e
 }
 
 // reply writes one message.

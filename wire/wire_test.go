@@ -324,7 +324,7 @@ func TestBadRequests(t *testing.T) {
 		"deep":                 {"POST", session + "/sync", "application/json", strings.Repeat("[", 3900), 400},
 		"exactly the limit":    {"POST", session + "/register", "application/json", long(3000), 200},
 		"one more":             {"POST", session + "/register", "application/json", long(3001), 413},
-		"open over its limit":  {"POST", paths, "application/json", long(2001), 413},
+		"open over its limit":  {"POST", paths, "application/json", long(5001), 413},
 		"sync over its limit":  {"POST", session + "/sync", "application/json", long(4001), 413},
 		"too many elements":    {"POST", session + "/sync", "application/json", `{"events":[` + strings.Repeat("0,", 500) + "0]}", 413},
 		"bad ticket of events": {"POST", session + "/sync", "application/json", `{"events":[{"task":"s3cret"}]}`, 400},
