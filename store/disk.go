@@ -117,10 +117,13 @@ func (d *disk) remove(name string) error {
 // leaves the old file or the new one.
 func (d *disk) replace(name string, text []byte, durable bool) error {
 	temporary := name + ".tmp"
-	if err := d.remove(temporary); err != nil {
-		return err
-	}
 	f, err := d.create(temporary, 0o600)
+	if errors.Is(err, fs.ErrExist) { // an earlier process was killed here
+		if err := d.remove(temporary); err != nil {
+			return err
+		}
+		f, err = d.create(temporary, 0o600)
+	}
 	if err != nil {
 		return err
 	}

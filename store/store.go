@@ -380,10 +380,12 @@ func (s *Store) Create(m Meta) (*Content, error) {
 // process left. The .meta file comes last: without it the others are residues.
 func (s *Store) make(c *Content) (err error) {
 	base := baseOf(c.task)
-	if err := s.unlink(base); err != nil {
+	if err := s.disk.mkdir(base[:dirLen]); err != nil {
 		return err
 	}
-	if err := s.disk.mkdir(base[:dirLen]); err != nil {
+	// Records of bytes that are not there must not be found. The other files
+	// are in the way if they are there.
+	if err := s.disk.remove(base + piecesSuffix); err != nil {
 		return err
 	}
 	text, err := c.meta.encode()
@@ -391,6 +393,12 @@ func (s *Store) make(c *Content) (err error) {
 		return err
 	}
 	file, err := s.disk.create(base+contentSuffix, 0o644)
+	if errors.Is(err, fs.ErrExist) {
+		if err := s.unlink(base); err != nil {
+			return err
+		}
+		file, err = s.disk.create(base+contentSuffix, 0o644)
+	}
 	if err != nil {
 		return err
 	}
