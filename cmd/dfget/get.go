@@ -35,6 +35,7 @@ Without a supernode it downloads from the source, verified and resumable.`,
 		Annotations: map[string]string{settings.Appendix: filesDoc + "\n\n" + exitStatusDoc},
 		Example: `  dfget -u https://example.com/data.tar -o /tmp/data.tar --node supernode01,supernode02
   dfget https://example.com/data.tar --digest sha256:HEX -o - | tar x
+  dfget --input-file urls.txt -o DIRECTORY
   dfget -u https://example.com/data.tar --header "Authorization: Bearer TOKEN" -s 0`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, rest []string) error {
@@ -57,7 +58,12 @@ Without a supernode it downloads from the source, verified and resumable.`,
 					return err
 				}
 			}
-			g := get{o: &o, args: args, std: std, preset: o.LocalLimit == presetLimit && !c.Flags().Changed("locallimit")}
+			preset := o.LocalLimit == presetLimit && !c.Flags().Changed("locallimit")
+			if o.InputFile != "" {
+				l := list{o: &o, args: args, std: std, preset: preset}
+				return l.run(c.Context())
+			}
+			g := get{o: &o, args: args, std: std, preset: preset}
 			return g.run(c.Context())
 		},
 	}
@@ -94,6 +100,8 @@ type get struct {
 	temp    string // beside the target until all is there
 	screen  *screen
 	stream  *streaming // nil unless the bytes are written as they come
+	quiet   bool       // nothing is shown before the outcome
+	told    outcome
 }
 
 // failed is a failure with v1's internal code.
@@ -109,6 +117,17 @@ func (f failed) Unwrap() error { return f.err }
 func (g *get) run(ctx context.Context) (err error) {
 	g.start = time.Now()
 	g.sign = logfile.Sign(os.Getpid(), g.start)
+	shown := g.std.out
+	if g.o.Output == "-" {
+		shown = g.std.err
+	}
+	term, _ := g.std.lookup("TERM")
+	g.screen = newScreen(shown, g.o, term)
+	return g.prepared(ctx)
+}
+
+// prepared is run behind the choice of start, sign and screen.
+func (g *get) prepared(ctx context.Context) (err error) {
 	if g.request, err = g.o.request(); err != nil {
 		return err
 	}
@@ -118,12 +137,6 @@ func (g *get) run(ctx context.Context) (err error) {
 	if !g.target.stream {
 		g.temp = g.target.temporary(g.sign)
 	}
-	shown := g.std.out
-	if g.target.path == "-" {
-		shown = g.std.err
-	}
-	term, _ := g.std.lookup("TERM")
-	g.screen = newScreen(shown, g.o, term)
 	if g.o.LogConfig.Path != "" {
 		if g.o.LogConfig.Path, err = filepath.Abs(g.o.LogConfig.Path); err != nil { // the agent works elsewhere
 			return err
@@ -192,7 +205,10 @@ func (g *get) download(ctx context.Context) (result agent.Result, content *os.Fi
 		}
 		return spawner{self, serverLog(g.o.WorkHome), startTime}.start(ctx, g.o.serverArgs())
 	}}
-	listener := agent.Listener{Line: g.line, Log: g.screen.raw, Progress: func(p peer.Progress) { g.screen.progress(p, time.Now()) }}
+	listener := agent.Listener{}
+	if !g.quiet {
+		listener = agent.Listener{Line: g.line, Log: g.screen.raw, Progress: func(p peer.Progress) { g.screen.progress(p, time.Now()) }}
+	}
 	if g.target.stream {
 		if g.stream, err = newStreaming(ctx, g.target, g.std.out); err != nil {
 			return result, nil, nil, err
@@ -274,7 +290,8 @@ func (g *get) finish(ctx context.Context, c *agent.Client, result agent.Result, 
 	placed.Cost = time.Since(g.start)
 	c.Placed(placed)
 	g.screen.line(fmt.Sprintf("download SUCCESS cost:%.3fs length:%d reason:%d", placed.Cost.Seconds(), result.Length, result.Reason))
-	g.screen.event(g.outcome(result, placed.Cost, exitOK, nil))
+	g.told = g.outcome(result, placed.Cost, exitOK, nil)
+	g.screen.event(g.told)
 	g.hint(result.Limited)
 	return nil
 }
@@ -351,7 +368,8 @@ func (g *get) fail(c *agent.Client, result agent.Result, err error) error {
 	// v1 wrote the message unescaped.
 	g.screen.line(fmt.Sprintf(`download FAIL(%d) cost:%.3fs length:%d reason:%d error:{"Code":%d,"Msg":"%s"}`,
 		code, cost.Seconds(), result.Length, result.Reason, code, err))
-	g.screen.event(g.outcome(result, cost, status, err))
+	g.told = g.outcome(result, cost, status, err)
+	g.screen.event(g.told)
 	return exitStatus(status)
 }
 

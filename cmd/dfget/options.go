@@ -37,6 +37,7 @@ const (
 type options struct {
 	URL        string   `flag:"url" short:"u" group:"What to download and where to" usage:"what to download, http or https; may stand alone as an argument"`
 	Output     string   `flag:"output" short:"o" group:"What to download and where to" usage:"where to put it: a file, or - for stdout (default: the URL's last path element)"`
+	InputFile  string   `flag:"input-file" group:"What to download and where to" usage:"list of what to download, a URL a line and a name for its output behind it if wanted; - for stdin; -o names the directory then"`
 	Link       string   `flag:"link" group:"What to download and where to" usage:"how the output is made: reflink, hard, copy, or auto: the first of them that works"`
 	Digest     string   `flag:"digest" group:"What to download and where to" usage:"expected digest of the file, as in sha256:HEX; also sha512 and md5"`
 	MD5        string   `flag:"md5" short:"m" group:"What to download and where to" usage:"expected MD5 of the file"`

@@ -14,7 +14,7 @@ import (
 	"path"
 	"path/filepath"
 	"strconv"
-	"sync"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -107,7 +107,7 @@ const (
 )
 
 // outputMode is v1's mode of outputs, before the umask.
-const outputMode = 0o755
+const outputMode os.FileMode = 0o755
 
 // temporary names the file that the output is made in, as v1 did.
 func (t target) temporary(sign string) string {
@@ -129,7 +129,7 @@ func (t target) place(ctx context.Context, content *os.File, length int64, temp,
 	if err != nil {
 		return "", t.failure(err)
 	}
-	mode := os.FileMode(outputMode &^ umask())
+	mode := outputMode &^ umask()
 	defer func() {
 		// A rename between two names of one file does nothing.
 		if rerr := os.Remove(temp); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) && err == nil {
@@ -149,6 +149,10 @@ func (t target) place(ctx context.Context, content *os.File, length int64, temp,
 		}
 		switch way {
 		case linkReflink:
+			if link == linkAuto && !reflinks(content) {
+				err = errors.ErrUnsupported
+				continue
+			}
 			err = reflink(temp, content, mode)
 		case linkHard:
 			err = hardLink(temp, content, mode)
@@ -198,19 +202,31 @@ func (t target) failure(err error) error {
 	return err
 }
 
-var umasking sync.Mutex
-
-// umask is the process's, which can only be read by setting it.
-func umask() int {
-	umasking.Lock()
-	defer umasking.Unlock()
-	old := unix.Umask(0o077)
-	unix.Umask(old)
-	return old
+// umask is the process's. The system call that tells it also sets it, which
+// would give what is made beside in that moment a wrong mode.
+func umask() os.FileMode {
+	status, _ := os.ReadFile("/proc/self/status")
+	_, rest, _ := strings.Cut(string(status), "\nUmask:\t")
+	text, _, _ := strings.Cut(rest, "\n")
+	mask, err := strconv.ParseUint(text, 8, 9)
+	if err != nil {
+		mask = 0o022 // without /proc the usual one
+	}
+	return os.FileMode(mask)
 }
 
 func create(name string) (*os.File, error) {
 	return os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+}
+
+// reflinks says whether the content's file system may know reflinks: those that
+// most hosts have do not, and an attempt costs as much as a small output.
+func reflinks(content *os.File) bool {
+	var st unix.Statfs_t
+	if unix.Fstatfs(int(content.Fd()), &st) != nil {
+		return true
+	}
+	return int64(st.Type) != unix.EXT4_SUPER_MAGIC && int64(st.Type) != unix.TMPFS_MAGIC
 }
 
 // reflink shares the content's blocks until one of the files is written.
