@@ -46,6 +46,7 @@ func Build(ctx context.Context, dir string, commands ...string) (Programs, error
 		args = append(args, "dragonfly/cmd/"+c)
 	}
 	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0") // as they are installed
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return Programs{}, fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
