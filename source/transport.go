@@ -106,8 +106,8 @@ func (c *Client) newTransport(config *tls.Config) *http.Transport {
 		MaxResponseHeaderBytes: 256 << 10,
 		DisableCompression:     true,
 		ForceAttemptHTTP2:      true,
-		MaxIdleConnsPerHost:    8,
-		MaxIdleConns:           64,
+		MaxIdleConnsPerHost:    64, // many small files at once come from one host
+		MaxIdleConns:           256,
 		IdleConnTimeout:        60 * time.Second,
 		HTTP2: &http.HTTP2Config{
 			MaxReceiveBufferPerStream: 16 << 20, // keeps long fat links full

@@ -31,6 +31,9 @@ const (
 const (
 	// openSyncs is how many syncs a session may have open.
 	openSyncs = 2
+	// registers is how many connections are kept for registrations: a list of
+	// small files brings many at once, each of which would open one anew.
+	registers = 64
 	// syncSlack is how much later than Welcome.Poll the answer to a sync may
 	// come.
 	syncSlack = 10 * time.Second
@@ -81,7 +84,7 @@ func NewClient(addr string, o ClientOptions) *Client {
 				// No proxy: the environment's proxies are for the source.
 				DialContext:         dial,
 				DisableCompression:  true,
-				MaxIdleConnsPerHost: openSyncs + 2, // syncs and registrations
+				MaxIdleConnsPerHost: openSyncs + registers,
 				IdleConnTimeout:     90 * time.Second,
 			},
 			// A supernode does not redirect; whoever does is something else.
