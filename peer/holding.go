@@ -47,8 +47,9 @@ type arrival struct {
 	trusted  []dragonfly.Span // of them, what came to this process straight from source or seed
 	again    []dragonfly.Span // of the trusted ones, what is received once more: it may have been given as it was
 	senders  []sender
-	fillers  int  // transfers that write into it now
-	recalled bool // an earlier process received the start
+	fillers  int        // transfers that write into it now
+	recalled bool       // an earlier process received the start
+	recall   sync.Mutex // held while that is hashed again: before holding.mu
 }
 
 // promise is a part of an arriving piece that a consumer was given before the

@@ -124,7 +124,8 @@ func (h *holding) sourced() bool {
 }
 
 // recall brings back the received start of a piece that an earlier process
-// left, and hashes it again.
+// left, and hashes it again. Assignments of several parts of the piece may begin
+// at once: one of them does it, the others wait.
 func (t *task) recall(h *holding, n dragonfly.PieceNum) {
 	prefix := h.content.Prefixes()[n]
 	start, stop := h.Layout().Extent(n)
@@ -132,6 +133,11 @@ func (t *task) recall(h *holding, n dragonfly.PieceNum) {
 		return
 	}
 	a := h.arrive(n)
+	a.recall.Lock()
+	defer a.recall.Unlock()
+	if h.received(n) > start {
+		return
+	}
 	blocks := piecehash.NewHasher(a.blocks, 0)
 	defer blocks.Close()
 	if _, err := io.Copy(blocks, io.NewSectionReader(h.content.File(), start, prefix-start)); err != nil {
