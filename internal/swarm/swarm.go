@@ -29,6 +29,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"dragonfly/internal/network"
 )
 
 // Programs are the commands, built into Dir.
@@ -164,7 +166,8 @@ type SupernodeOptions struct {
 	Home          string
 	Control, Data int // ports; 0: free ones
 	Args          []string
-	Hosts         string // as in DaemonOptions
+	Hosts         string        // as in DaemonOptions
+	Network       *network.Host // where it runs; nil: on the loopback address 127.0.0.1
 }
 
 // StartSupernode starts a supernode and returns when it answers.
@@ -177,12 +180,17 @@ func (p Programs) StartSupernode(ctx context.Context, o SupernodeOptions) (*Supe
 			}
 		}
 	}
+	ip, start, dial := "127.0.0.1", (*exec.Cmd).Start, new(net.Dialer).DialContext
+	if o.Network != nil {
+		ip, dial = o.Network.IP.String(), o.Network.Dial
+		start = func(c *exec.Cmd) error { return o.Network.Do(c.Start) }
+	}
 	args := append([]string{
 		"--home-dir", o.Home, "--port", strconv.Itoa(o.Control), "--download-port", strconv.Itoa(o.Data),
-		"--advertise-ip", "127.0.0.1",
+		"--advertise-ip", ip,
 	}, o.Args...)
 	s := &Supernode{
-		Addr: fmt.Sprintf("127.0.0.1:%d", o.Control),
+		Addr: net.JoinHostPort(ip, strconv.Itoa(o.Control)),
 		Cmd:  exec.Command(filepath.Join(p.Dir, "supernode"), args...),
 		Log:  &Tail{},
 		done: make(chan struct{}),
@@ -190,7 +198,7 @@ func (p Programs) StartSupernode(ctx context.Context, o SupernodeOptions) (*Supe
 	sees(s.Cmd, o.Hosts)
 	s.Cmd.Env = Environment(o.Home)
 	s.Cmd.Stdout, s.Cmd.Stderr = s.Log, s.Log
-	if err := s.Cmd.Start(); err != nil {
+	if err := start(s.Cmd); err != nil {
 		return nil, err
 	}
 	go func() {
@@ -200,7 +208,7 @@ func (p Programs) StartSupernode(ctx context.Context, o SupernodeOptions) (*Supe
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if err := Answers(ctx, "http://"+s.Addr+"/_ping"); err == nil {
+		if err := answers(ctx, dial, "http://"+s.Addr+"/_ping"); err == nil {
 			return s, nil
 		}
 		select {
@@ -229,11 +237,15 @@ func (s *Supernode) Stop() *os.ProcessState {
 
 // Answers asks once for url and says whether a 200 came.
 func Answers(ctx context.Context, url string) error {
+	return answers(ctx, new(net.Dialer).DialContext, url)
+}
+
+func answers(ctx context.Context, dial func(ctx context.Context, network, addr string) (net.Conn, error), url string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
 	}
-	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	resp, err := (&http.Transport{DialContext: dial, DisableKeepAlives: true}).RoundTrip(req)
 	if err != nil {
 		return err
 	}
