@@ -20,6 +20,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"dragonfly"
 	"dragonfly/internal/swarm"
 	"dragonfly/wire"
@@ -36,6 +38,7 @@ type bench struct {
 	origin   string       // URL of the file
 	sent     atomic.Int64 // bytes that the origin sent
 	onSent   func(total int64)
+	pace     *rate.Limiter // of what the origin sends; nil: none
 }
 
 func (b *bench) path(parts ...string) string {
@@ -44,32 +47,42 @@ func (b *bench) path(parts ...string) string {
 
 func (b *bench) say(format string, args ...any) { fmt.Fprintf(b.out, "  "+format+"\n", args...) }
 
-// serveOrigin writes the file and serves it in this process, with sendfile.
-func (b *bench) serveOrigin() (stop func(), err error) {
+// makeFile writes the file that the origin serves.
+func (b *bench) makeFile() error {
 	file, err := os.Create(b.path("file"))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer file.Close()
 	// Beyond 2 GiB the file is sparse: those figures are not about time.
 	random := min(b.size, 2<<30)
 	if _, err := io.CopyN(file, rand.NewChaCha8([32]byte{1}), random); err != nil {
-		return nil, err
+		return err
 	}
-	if err := file.Truncate(b.size); err != nil {
+	return file.Truncate(b.size)
+}
+
+// serveOrigin writes the file and serves it in this process, with sendfile.
+func (b *bench) serveOrigin() (stop func(), err error) {
+	if err := b.makeFile(); err != nil {
 		return nil, err
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
+	return b.serve(l), nil
+}
+
+// serve serves the file.
+func (b *bench) serve(l net.Listener) (stop func()) {
 	b.origin = "http://" + l.Addr().String() + "/file"
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("ETag", `"`+strconv.FormatInt(b.size, 10)+`"`)
 		http.ServeFile(&counted{w, b}, r, b.path("file"))
 	})}
 	go func() { _ = srv.Serve(l) }()
-	return func() { srv.Close() }, nil
+	return func() { srv.Close() }
 }
 
 // counted counts what the origin sends and keeps sendfile.
@@ -99,6 +112,12 @@ func (c *counted) ReadFrom(r io.Reader) (total int64, err error) {
 	// In steps, so that the count follows what was sent.
 	for limited.N > 0 && err == nil {
 		part := &io.LimitedReader{R: limited.R, N: min(limited.N, 4<<20)}
+		if pace := c.b.pace; pace != nil {
+			part.N = min(part.N, int64(pace.Burst()))
+			if err := pace.WaitN(context.Background(), int(part.N)); err != nil {
+				return total, err
+			}
+		}
 		var n int64
 		n, err = c.ResponseWriter.(io.ReaderFrom).ReadFrom(part)
 		limited.N -= n
