@@ -30,7 +30,7 @@ func TestRequestMetrics(t *testing.T) {
 	state.HandleFunc("GET /p2p/v1/state/tasks/{id}", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, strings.Repeat("x", 5000)) })
 	admin.Handle("/p2p/v1/state/", state)
 	admin.Handle("/metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{DisableCompression: true}))
-	tracker := swarm{waiting: make(chan struct{}, 1)}
+	tracker := patient{waiting: make(chan struct{}, 1)}
 	s := service{tracker: tracker, admin: admin, metrics: newRequests(reg), log: slog.New(slog.DiscardHandler)}
 	api := wire.NewServer(tracker, wire.ServerOptions{})
 	server := httptest.NewServer(s.control(t.Context(), api))

@@ -21,6 +21,7 @@ import (
 	"testing/fstest"
 
 	"dragonfly"
+	"dragonfly/internal/swarm"
 	"dragonfly/wire"
 )
 
@@ -77,16 +78,11 @@ func write(t *testing.T, path, text string) {
 // freePort is a port that nobody had a moment ago.
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := swarm.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
+	return strconv.Itoa(port)
 }
 
 // parsed is what a command line and a file come to.
@@ -328,22 +324,22 @@ func TestUnwritableHome(t *testing.T) {
 	}
 }
 
-// swarm is a Tracker whose sync waits until it is told to end.
-type swarm struct{ waiting chan struct{} }
+// patient is a Tracker whose sync waits until it is told to end.
+type patient struct{ waiting chan struct{} }
 
-func (s swarm) Open(context.Context, dragonfly.Hello) (dragonfly.Session, error) { return s, nil }
-func (s swarm) Welcome() dragonfly.Welcome {
+func (s patient) Open(context.Context, dragonfly.Hello) (dragonfly.Session, error) { return s, nil }
+func (s patient) Welcome() dragonfly.Welcome {
 	return dragonfly.Welcome{Session: "s", Poll: 1 << 40}
 }
-func (s swarm) Register(context.Context, dragonfly.Registration) (dragonfly.TaskInfo, error) {
+func (s patient) Register(context.Context, dragonfly.Registration) (dragonfly.TaskInfo, error) {
 	return dragonfly.TaskInfo{}, nil
 }
-func (s swarm) Sync(ctx context.Context, _ dragonfly.Report) (dragonfly.Work, error) {
+func (s patient) Sync(ctx context.Context, _ dragonfly.Report) (dragonfly.Work, error) {
 	s.waiting <- struct{}{}
 	<-ctx.Done()
 	return dragonfly.Work{}, ctx.Err()
 }
-func (s swarm) Close(context.Context, string) error { return nil }
+func (s patient) Close(context.Context, string) error { return nil }
 
 // TestService: both ports answer, a signal ends open polls at once, and what
 // runs in the background ends after them.
@@ -355,7 +351,7 @@ func TestService(t *testing.T) {
 		}
 		return l
 	}
-	tracker := swarm{waiting: make(chan struct{})}
+	tracker := patient{waiting: make(chan struct{})}
 	var log locked
 	sick := make(chan error, 1)
 	ended := make(chan struct{})
@@ -473,7 +469,7 @@ func TestServiceFails(t *testing.T) {
 				}
 				ls[i] = l
 			}
-			s := service{tracker: swarm{}, data: http.NotFoundHandler(), admin: http.NotFoundHandler(), log: slog.New(slog.DiscardHandler)}
+			s := service{tracker: patient{}, data: http.NotFoundHandler(), admin: http.NotFoundHandler(), log: slog.New(slog.DiscardHandler)}
 			spoil(&s, ls[0])
 			if err := s.run(t.Context(), ls[0], ls[1]); err == nil || !strings.Contains(err.Error(), name) {
 				t.Errorf("run ends with %v", err)

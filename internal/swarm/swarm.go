@@ -17,6 +17,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -143,14 +144,20 @@ func (p Programs) End(grace time.Duration) (forced []string) {
 	return forced
 }
 
-// FreePort is a TCP port that nobody listened on just now.
+// FreePort is a TCP port that nobody listens on. It lies below those that the
+// kernel takes for outgoing connections (32768 on, by default): one of these
+// could have it before the caller does.
 func FreePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+	const first, end = 16000, 32000
+	var err error
+	for range 100 {
+		port := first + rand.IntN(end-first)
+		var l net.Listener
+		if l, err = net.Listen("tcp", fmt.Sprintf(":%d", port)); err == nil {
+			return port, l.Close()
+		}
 	}
-	port := l.Addr().(*net.TCPAddr).Port
-	return port, l.Close()
+	return 0, err
 }
 
 // Supernode is a running supernode.
