@@ -47,6 +47,13 @@ func (b *bench) path(parts ...string) string {
 
 func (b *bench) say(format string, args ...any) { fmt.Fprintf(b.out, "  "+format+"\n", args...) }
 
+// printJSON prints figures for programs.
+func printJSON(out io.Writer, figures any) error {
+	e := json.NewEncoder(out)
+	e.SetIndent("", "  ")
+	return e.Encode(figures)
+}
+
 // makeFile writes the file that the origin serves.
 func (b *bench) makeFile() error {
 	file, err := os.Create(b.path("file"))

@@ -5,7 +5,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -89,9 +88,7 @@ trip and 10 ms more than curl.`,
 				return err
 			}
 			if asJSON {
-				out := json.NewEncoder(cmd.OutOrStdout())
-				out.SetIndent("", "  ")
-				return out.Encode(lines)
+				return printJSON(cmd.OutOrStdout(), lines)
 			}
 			return loneTable(cmd.OutOrStdout(), lines)
 		},
@@ -158,13 +155,7 @@ func (b *bench) lone(ctx context.Context, name string, roundTrip time.Duration, 
 	if l.name == "" {
 		return nil, fmt.Errorf("--links %s: want some of %s", name, strings.Join(linkNames(), ", "))
 	}
-	straight := b.origin
-	defer func() { b.origin = straight }()
-	at, err := url.Parse(straight)
-	if err != nil {
-		return nil, err
-	}
-	w := &lonely{bench: b, links: l, roundTrip: roundTrip, handshake: handshake, origin: at.Host}
+	w := &lonely{bench: b, links: l, roundTrip: roundTrip, handshake: handshake}
 	defer w.close()
 	if err := w.open(ctx); err != nil {
 		return nil, err
@@ -189,15 +180,18 @@ type lonely struct {
 	links     links
 	roundTrip time.Duration
 	handshake bool
-	origin    string // host:port of the origin itself
+	straight  string // URL of the file at the origin itself
 	relays    []*relay
 	supernode *swarm.Supernode
 	node      string // host:port of the supernode's control port, as the peer sees it
 	asked     int    // contents so far
-	figures   [2]struct {
-		ours, theirs []cost
-		origin       []float64
-	}
+	figures   [2]pairs
+}
+
+// pairs are downloads by dfget and by curl, and bytes of the origin ÷ size.
+type pairs struct {
+	ours, theirs []cost
+	origin       []float64
 }
 
 // between gives the address of a relay to a server, or the server's where no
@@ -214,12 +208,19 @@ func (w *lonely) between(to string, rate dragonfly.Rate) (addr string, err error
 	return r.addr(), nil
 }
 
+// open starts the supernode and puts the relays in between, also when it fails:
+// close ends them and takes them out again.
 func (w *lonely) open(ctx context.Context) error {
-	origin, err := w.between(w.origin, w.links.origin)
+	w.straight = w.origin
+	at, err := url.Parse(w.straight)
 	if err != nil {
 		return err
 	}
-	w.bench.origin = "http://" + origin + "/file"
+	origin, err := w.between(at.Host, w.links.origin)
+	if err != nil {
+		return err
+	}
+	w.origin = "http://" + origin + "/file"
 	control, err := swarm.FreePort()
 	if err != nil {
 		return err
@@ -246,6 +247,7 @@ func (w *lonely) open(ctx context.Context) error {
 }
 
 func (w *lonely) close() {
+	w.origin = w.straight
 	for _, r := range w.relays {
 		r.close()
 	}
@@ -257,9 +259,9 @@ func (w *lonely) close() {
 // fresh gives the file a name that nobody knows yet.
 func (w *lonely) fresh() (restore func()) {
 	w.asked++
-	before := w.bench.origin
-	w.bench.origin = fmt.Sprintf("%s?%d", before, w.asked)
-	return func() { w.bench.origin = before }
+	before := w.origin
+	w.origin = fmt.Sprintf("%s?%d", before, w.asked)
+	return func() { w.origin = before }
 }
 
 // pair measures a host without an agent, and the same host when it has one,
@@ -270,7 +272,7 @@ func (w *lonely) pair(ctx context.Context, i int) error {
 		figures := &w.figures[run]
 		err := func() error {
 			defer w.fresh()()
-			theirs, err := w.curl(ctx, w.bench.origin)
+			theirs, err := w.curl(ctx, w.origin)
 			if err != nil {
 				return err
 			}
@@ -294,7 +296,7 @@ func (w *lonely) pair(ctx context.Context, i int) error {
 func (w *lonely) verified(ctx context.Context, h swarm.Host) (c cost, err error) {
 	out := w.path("dfget.out")
 	before := w.agentCPU(h)
-	cmd := h.Dfget(ctx, w.bench.origin, out)
+	cmd := h.Dfget(ctx, w.origin, out)
 	began := time.Now()
 	if said, err := cmd.CombinedOutput(); err != nil {
 		return c, fmt.Errorf("dfget: %w\n%s", err, said)
@@ -335,10 +337,7 @@ func same(a, b string) error {
 }
 
 // line sums up pairs of a case.
-func (w *lonely) line(f *struct {
-	ours, theirs []cost
-	origin       []float64
-}) lone {
+func (w *lonely) line(f *pairs) lone {
 	var curl, dfget, ratio, more, cpu []float64
 	for i := range f.ours {
 		ours, theirs := f.ours[i], f.theirs[i]

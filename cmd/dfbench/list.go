@@ -4,10 +4,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -74,9 +72,7 @@ Wanted: 1.2 times the time of curl over one connection.`,
 				return err
 			}
 			if asJSON {
-				out := json.NewEncoder(cmd.OutOrStdout())
-				out.SetIndent("", "  ")
-				return out.Encode(lines)
+				return printJSON(cmd.OutOrStdout(), lines)
 			}
 			return listTable(cmd.OutOrStdout(), lines)
 		},
@@ -93,13 +89,7 @@ Wanted: 1.2 times the time of curl over one connection.`,
 // list measures lists of files over links with one round trip: by a host
 // without an agent, and by the same host when it has one.
 func (b *bench) list(ctx context.Context, files int, roundTrip time.Duration) (lines []listed, err error) {
-	straight := b.origin
-	defer func() { b.origin = straight }()
-	at, err := url.Parse(straight)
-	if err != nil {
-		return nil, err
-	}
-	w := &lonely{bench: b, links: allLinks[0], roundTrip: roundTrip, origin: at.Host}
+	w := &lonely{bench: b, links: allLinks[0], roundTrip: roundTrip}
 	defer w.close()
 	if err := w.open(ctx); err != nil {
 		return nil, err

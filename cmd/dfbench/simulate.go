@@ -3,7 +3,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -77,9 +76,7 @@ func simulate() *cobra.Command {
 				}
 			}
 			if asJSON {
-				out := json.NewEncoder(cmd.OutOrStdout())
-				out.SetIndent("", "  ")
-				return out.Encode(lines)
+				return printJSON(cmd.OutOrStdout(), lines)
 			}
 			return table(cmd.OutOrStdout(), lines)
 		},
