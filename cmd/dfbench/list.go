@@ -56,6 +56,9 @@ Wanted: 1.2 times the time of curl over one connection.`,
 		Args:         cobra.NoArgs,
 		SilenceUsage: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if files < 1 {
+				return fmt.Errorf("--files %d: want 1 at least", files)
+			}
 			var lines []listed
 			b := &bench{size: int64(size), runs: runs, out: cmd.ErrOrStderr()}
 			err := b.measure(cmd.Context(), dir, figure{name: "list", what: strconv.Itoa(files) + " files", run: func(ctx context.Context, b *bench) error {

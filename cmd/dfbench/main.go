@@ -69,6 +69,9 @@ func command() *cobra.Command {
 		Args:         cobra.OnlyValidArgs,
 		SilenceUsage: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if peers < 1 {
+				return fmt.Errorf("--peers %d: want 1 at least", peers)
+			}
 			for _, f := range figures {
 				if len(args) > 0 && !slices.Contains(args, f.name) {
 					continue
@@ -94,6 +97,9 @@ func command() *cobra.Command {
 
 // measure runs one figure in a directory of its own and leaves nothing behind.
 func (b *bench) measure(ctx context.Context, dir string, f figure) error {
+	if b.runs < 1 {
+		return fmt.Errorf("--runs %d: want 1 at least", b.runs)
+	}
 	home, err := os.MkdirTemp(dir, "dfbench-")
 	if err != nil {
 		return err
