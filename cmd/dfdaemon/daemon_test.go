@@ -114,7 +114,9 @@ hijack_https:
 	until(t, "a tunnel is open and its end counted", func() bool {
 		c.CloseIdleConnections()
 		_, text = d.get("/metrics")
-		return strings.Contains(text, `requests_total{code="2xx",via="tunnel"} 2`) && strings.Contains(text, "dragonfly_dfdaemon_tunnels 0")
+		// A page of metrics is no one moment: its counters are read one after the other.
+		return strings.Contains(text, `requests_total{code="2xx",via="tunnel"} 2`) && strings.Contains(text, "dragonfly_dfdaemon_tunnels 0") &&
+			strings.Contains(text, `bytes_total{via="tunnel"}`)
 	})
 	contains(t, "the metrics", text, "dragonfly_dfdaemon_certificates_total 1", `requests_total{code="2xx",via="proxy"}`, `bytes_total{via="tunnel"}`)
 

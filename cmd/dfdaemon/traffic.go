@@ -67,9 +67,9 @@ func newTraffic() *traffic {
 func (t *traffic) TunnelOpened()    { t.tunnels.Inc() }
 func (t *traffic) CertificateMade() { t.certificates.Inc() }
 func (t *traffic) TunnelClosed(sent, received int64) {
-	t.tunnels.Dec()
 	t.uploaded.Add(float64(sent))
 	t.bytes.WithLabelValues(viaTunnel).Add(float64(received))
+	t.tunnels.Dec()
 }
 
 // count counts what next answers, and tells it to each of hear.
