@@ -473,6 +473,18 @@ func (h *holding) received(n dragonfly.PieceNum) int64 {
 	return from
 }
 
+// reached is how far the bytes of an arrival from off on are here.
+func (h *holding) reached(a *arrival, off int64) int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, s := range a.spans { // ascending, and apart
+		if s.From <= off && off < s.To {
+			return s.To
+		}
+	}
+	return off
+}
+
 // available is how far the bytes from off on are here, held or arriving, and
 // the arrival that the byte at off belongs to.
 func (h *holding) available(off int64) (end int64, a *arrival) {

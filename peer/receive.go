@@ -204,19 +204,15 @@ func (t *task) carry(ctx context.Context, h *holding, a dragonfly.Assignment) {
 	t.landed(h, into, a, dragonfly.Span{From: span.From, To: end}, time.Since(began), err)
 }
 
-// rest is the part of an assignment that is still missing, and the arrival that
-// it belongs to. Where nothing else of the piece is in work it reaches back over
-// a gap before the span, which a discarded piece leaves.
+// rest is what is missing of an assignment from its first missing byte on, and
+// the arrival that it belongs to. Of a piece that was thrown away it is all that
+// is missing, once nothing else of the piece is in work.
 func (t *task) rest(h *holding, a dragonfly.Assignment) (into *arrival, span dragonfly.Span) {
 	into, span = h.arrive(a.Piece), a.Span
-	have := h.received(a.Piece)
-	alone := t.alone(a)
-	if alone && h.isTorn(a.Piece) {
-		_, span.To = h.Layout().Extent(a.Piece)
+	if h.isTorn(a.Piece) && t.alone(a) {
+		span.From, span.To = h.Layout().Extent(a.Piece)
 	}
-	if have > span.From || have < span.From && alone {
-		span.From = min(have, span.To)
-	}
+	span.From = min(h.reached(into, span.From), span.To)
 	return into, span
 }
 

@@ -30,7 +30,7 @@ func TestRoom(t *testing.T) {
 		if asked := w.origin.Asked(); asked != 4 {
 			t.Errorf("the source was asked %d times", asked)
 		}
-		w.net.limit(originHost, mib)
+		w.net.limit(originHost, mib/4)
 		first, second := m.start(other("4")), m.start(other("5"))
 		w.middle(first)
 		w.middle(second)

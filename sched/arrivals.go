@@ -20,6 +20,7 @@ type assignment struct {
 	acked  bool
 	held   bool    // by the parent, from the start
 	began  Instant // when the child heard of it, or it was made
+	depth  int     // hops to the nearest holder, about
 }
 
 // arrival is a piece on its way to a member: what is there of it, what is in
@@ -29,7 +30,6 @@ type arrival struct {
 	done     []dragonfly.Span // there, not verified; ascending, disjoint
 	work     []*assignment
 	past     []edge // ended assignments that brought bytes of it
-	depth    int    // hops to the nearest holder, about
 	received bool   // an empty piece is there
 }
 
@@ -48,11 +48,6 @@ const maxPast = 16
 type discard struct {
 	piece dragonfly.PieceNum
 	times int
-}
-
-type pieceOf struct {
-	m *member
-	n dragonfly.PieceNum
 }
 
 func (m *member) arrival(n dragonfly.PieceNum) *arrival {
@@ -150,11 +145,20 @@ func (ar *arrival) remember(a *assignment) {
 	ar.past = append(ar.past, e)
 }
 
-// assignRest assigns the first span of n that is missing at child.
-func (k *Machine) assignRest(child *member, n dragonfly.PieceNum, parent *member) {
-	if span, open := child.arrival(n).gap(child.t.extent(n)); open {
-		k.assign(child, n, parent, span)
+// depth is how many hops a child of m is from the nearest holder of a span of
+// n, about.
+func (m *member) depth(n dragonfly.PieceNum, span dragonfly.Span) int {
+	ar := m.arrival(n)
+	if ar == nil || m.have.has(n) {
+		return 0
 	}
+	depth := 0
+	for _, a := range ar.work {
+		if overlap(a.span, span) {
+			depth = max(depth, a.depth)
+		}
+	}
+	return depth + 1
 }
 
 // assign makes an assignment and tells child.
@@ -178,9 +182,6 @@ func (k *Machine) assign(child *member, n dragonfly.PieceNum, parent *member, sp
 	child.p.listen.free--
 	child.p.listen.unacked++
 	from := Source
-	if len(ar.work) == 1 {
-		ar.depth = 0
-	}
 	if parent == nil {
 		child.sourcing++
 		k.counts.FromSource++
@@ -191,9 +192,7 @@ func (k *Machine) assign(child *member, n dragonfly.PieceNum, parent *member, sp
 		a.slot = len(parent.p.children)
 		parent.p.children = append(parent.p.children, a)
 		parent.load++
-		if up := parent.arrival(n); up != nil {
-			ar.depth = max(ar.depth, up.depth+1)
-		}
+		a.depth = parent.depth(n, span)
 		if parent.p.full() {
 			k.loaded(parent.p)
 		}
@@ -208,14 +207,6 @@ func (k *Machine) assign(child *member, n dragonfly.PieceNum, parent *member, sp
 	k.out = append(k.out, Action{Kind: Assign, Peer: child.p.id, Task: t.id, Piece: n, Span: span, Parent: from, Assignment: a.id,
 		More: parent == nil && t.lacked.has(n+1)})
 	k.refresh(child, n)
-}
-
-// lengthen makes the assignment that was the last thing said reach to to.
-func (k *Machine) lengthen(m *member, n dragonfly.PieceNum, to int64) {
-	last := &k.out[len(k.out)-1]
-	last.Span.To = to
-	k.live[last.Assignment].span.To = to
-	k.refresh(m, n)
 }
 
 // heard books that the child knows of its assignment.
@@ -291,14 +282,14 @@ func (k *Machine) cancelAll(m *member) {
 	}
 }
 
-// orphan cancels what others get of piece n (-1: of every piece) from m. They
-// look for other parents before their own children are told anything.
-func (k *Machine) orphan(m *member, n dragonfly.PieceNum) {
+// orphan cancels what others get of a span of piece n (-1: of everything) from
+// m. They look for other parents before their own children are told anything.
+func (k *Machine) orphan(m *member, n dragonfly.PieceNum, span dragonfly.Span) {
 	for i := len(m.p.children) - 1; i >= 0; i-- {
 		if i >= len(m.p.children) {
 			continue
 		}
-		if a := m.p.children[i]; a.parent == m && (n < 0 || a.piece == n) {
+		if a := m.p.children[i]; a.parent == m && (n < 0 || a.piece == n && overlap(a.span, span)) {
 			child, piece := a.child, a.piece
 			k.end(a, true)
 			k.tidy(child, piece)

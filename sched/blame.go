@@ -180,7 +180,7 @@ func (k *Machine) mismatch(m *member, ar *arrival, blamed dragonfly.AssignmentID
 func (k *Machine) discard(m *member, n dragonfly.PieceNum) {
 	m.discarded(n)
 	k.withdraw(m, n)
-	k.orphan(m, n)
+	k.orphan(m, n, m.t.extent(n))
 }
 
 // withdraw drops the accusations of m over n: nobody is charged.

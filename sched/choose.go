@@ -23,8 +23,6 @@ const (
 	// doubtful is the cost from which on a parent is taken only for want of a
 	// better one: it is deep or silent.
 	doubtful = 1 << 40
-	// minPart is the shortest span into which a piece is parted.
-	minPart = 4 * dragonfly.BlockLen
 )
 
 // willing says whether m would take another assignment now.
@@ -46,7 +44,7 @@ func (k *Machine) schedule(m *member) {
 	}
 	given := false
 	for m.needs > 0 && k.willing(m) {
-		n, parent := k.pick(m)
+		u, parent := k.pick(m)
 		if parent == nil {
 			if given {
 				k.unwait(m) // others go first next time
@@ -55,72 +53,62 @@ func (k *Machine) schedule(m *member) {
 			k.pullFor(m)
 			return
 		}
-		k.give(m, n, parent)
+		k.give(m, u, parent)
 		given = true
 	}
 	k.unwait(m)
 }
 
-// give assigns what is missing of n to m: in one span, or, when m has slots
-// for more than there is left for it, in parts from several parents. In a large
-// swarm a parent divides its uplink among its children; parts let every peer
-// be in the middle of one tree and at the end of the others. The seed, which
-// somebody has to follow anyway, gives one span.
-func (k *Machine) give(m *member, n dragonfly.PieceNum, parent *member) {
-	span, open := m.arrival(n).gap(m.t.extent(n))
-	if !open {
-		return
+// give assigns what is missing of u to m, who gets it from parent, nil for the
+// source. Who knows whole pieces only gets the piece.
+func (k *Machine) give(m *member, u unit, parent *member) {
+	t := m.t
+	n, span := t.pieceOf(u), t.span(u)
+	if m.p.whole {
+		span = t.extent(n)
 	}
-	parts := int64(1)
-	if !parent.p.seed && !m.p.whole && m.t.wanters > k.partFrom {
-		slots := min(m.slots-m.working, m.p.listen.free)
-		parts = max(1, min(int64(slots/m.needs), span.Len()/minPart))
+	if span, open := m.arrival(n).gap(span); open {
+		k.assign(m, n, parent, span)
 	}
-	blocks := (span.Len() + dragonfly.BlockLen - 1) / dragonfly.BlockLen
-	part := span
-	for i := int64(1); i < parts; i++ {
-		part.To = span.From + blocks*i/parts*dragonfly.BlockLen
-		k.assign(m, n, parent, part)
-		if parent = k.parentFor(m, n); parent == nil || parent.p.seed {
-			k.lengthen(m, n, span.To)
-			return
-		}
-		part.From = part.To
-	}
-	part.To = span.To
-	k.assign(m, n, parent, part)
 }
 
-// pick chooses the next piece for m and whom it comes from, nil if nobody can
+// pick chooses the next unit for m and whom it comes from, nil if nobody can
 // give any: first what is begun, so that those who follow m on it go on, then
 // the piece that a reader waits for, then «the pieces with the smallest number
 // in the entire P2P network», of those «the piece closest to the piece
 // currently being downloaded» (FAQ: peer scheduling).
-func (k *Machine) pick(m *member) (dragonfly.PieceNum, *member) {
+func (k *Machine) pick(m *member) (unit, *member) {
+	t := m.t
 	for _, ar := range m.arrivals {
-		if m.need.has(ar.piece) {
-			if parent := k.parentFor(m, ar.piece); parent != nil {
-				return ar.piece, parent
+		for u := t.first(ar.piece); u < t.behind(ar.piece); u++ {
+			if m.need.has(u) && t.begun(ar, u) {
+				if parent := k.parentFor(m, u); parent != nil {
+					return u, parent
+				}
 			}
 		}
 	}
-	if m.position >= 0 && m.need.has(m.position) {
-		if parent := k.parentFor(m, m.position); parent != nil {
-			return m.position, parent
+	if m.position >= 0 {
+		for u := t.first(m.position); u < t.behind(m.position); u++ {
+			if m.need.has(u) {
+				if parent := k.parentFor(m, u); parent != nil {
+					return u, parent
+				}
+			}
 		}
 	}
-	if len(m.t.offers) > fewOffers && !m.p.under(isolated) {
+	if len(t.offers) > fewOffers && !m.p.under(isolated) {
 		k.wanted = append(k.wanted[:0], m.need...)
 		missed := false // a sample may have missed the ones who give
 		for range attempts {
-			n := k.rarest(m, k.wanted, false)
-			if n < 0 {
+			u := k.rarest(m, k.wanted, false)
+			if u < 0 {
 				break
 			}
-			if parent := k.parentFor(m, n); parent != nil {
-				return n, parent
+			if parent := k.parentFor(m, u); parent != nil {
+				return u, parent
 			}
-			k.wanted.put(n, false)
+			k.wanted.put(u, false)
 			missed = true
 		}
 		if !missed {
@@ -130,14 +118,14 @@ func (k *Machine) pick(m *member) (dragonfly.PieceNum, *member) {
 	k.exhaustive = true
 	defer func() { k.exhaustive = false }()
 	for k.onlyOffered(m); ; {
-		n := k.rarest(m, k.wanted, true)
-		if n < 0 {
+		u := k.rarest(m, k.wanted, true)
+		if u < 0 {
 			return 0, nil
 		}
-		if parent := k.parentFor(m, n); parent != nil {
-			return n, parent
+		if parent := k.parentFor(m, u); parent != nil {
+			return u, parent
 		}
-		k.wanted.put(n, false)
+		k.wanted.put(u, false)
 	}
 }
 
@@ -189,55 +177,56 @@ func (m *member) spansFrom(parent *member) (n int) {
 	return n
 }
 
-// rarest is the piece of from with the fewest providers, of equals the one
-// nearest to where m is, -1 if there is none. all: pieces without a listed
+// rarest is the unit of from with the fewest providers, of equals the one
+// nearest to where m is, -1 if there is none. all: units without a listed
 // provider count although the seed may be busy.
-func (k *Machine) rarest(m *member, from set, all bool) dragonfly.PieceNum {
+func (k *Machine) rarest(m *member, from set[unit], all bool) unit {
 	t := m.t
 	at := m.position
 	if at < 0 {
 		at = m.last
 	}
+	here := t.first(at)
 	seed := k.seedGives(m)
-	best, fewest, nearest := dragonfly.PieceNum(-1), 0, 0
+	best, fewest, nearest := unit(-1), 0, 0
 	for i, w := range from {
 		for ; w != 0; w &= w - 1 {
-			n := dragonfly.PieceNum(i<<6 + bits.TrailingZeros64(w))
-			count := len(t.providers[n])
+			u := unit(i<<6 + bits.TrailingZeros64(w))
+			count := len(t.providers[u])
 			if best >= 0 && count > fewest {
 				continue
 			}
-			if count == 0 && !all && !(seed && t.seed.give.has(n)) {
+			if count == 0 && !all && !(seed && t.seed.give.has(u)) {
 				continue
 			}
-			distance := int(n - at)
+			distance := int(u - here)
 			if distance < 0 {
-				distance = t.pieces - distance
+				distance = t.units - distance
 			}
 			if best < 0 || count < fewest || distance < nearest {
-				best, fewest, nearest = n, count, distance
+				best, fewest, nearest = u, count, distance
 			}
 		}
 	}
 	return best
 }
 
-// parentFor chooses who gives m piece n: same host, rack, zone, any, among
+// parentFor chooses who gives m unit u: same host, rack, zone, any, among
 // equals the least loaded for its capacity (FAQ: peer load balancing), the
 // seed only when no peer can. A receiver counts like a holder, unless it is
 // far behind one.
-func (k *Machine) parentFor(m *member, n dragonfly.PieceNum) *member {
+func (k *Machine) parentFor(m *member, u unit) *member {
 	t := m.t
-	home := k.home(m, n)
+	n, home := t.pieceOf(u), k.home(m, u)
 	var best *member
 	bestCost := ^uint64(0)
 	seen := 0
 	consider := func(o *member) {
-		if o == m || o == k.avoid || o.offer < 0 || !o.give.has(n) || m.p.whole && !o.have.has(n) || k.banned(m.p, o.p, k.onlyCopy(t, n)) || home != nil && o.zone != home {
+		if o == m || o == k.avoid || o.offer < 0 || !o.give.has(u) || m.p.whole && !o.have.has(n) || k.banned(m.p, o.p, k.onlyCopy(t, u)) || home != nil && o.zone != home {
 			return
 		}
 		seen++
-		if cost := k.cost(m, o, n); cost < bestCost && k.supplied(o, m, n) {
+		if cost := k.cost(m, o, u); cost < bestCost && k.supplied(o, m, u) {
 			best, bestCost = o, cost
 		}
 	}
@@ -245,9 +234,9 @@ func (k *Machine) parentFor(m *member, n dragonfly.PieceNum) *member {
 		consider(b)
 	}
 	if !m.p.under(isolated) {
-		providers := t.providers[n]
+		providers := t.providers[u]
 		if home != nil {
-			providers = home.givers(n)
+			providers = home.givers(u)
 		}
 		if len(t.offers) <= min(fewOffers, len(providers)) {
 			for i := range t.offers {
@@ -266,7 +255,7 @@ func (k *Machine) parentFor(m *member, n dragonfly.PieceNum) *member {
 			}
 		}
 	}
-	if s := t.seed; best == nil && k.seedGives(m) && s.give.has(n) && (s.have.has(n) || !m.p.whole) && (home == nil || s.zone == home) && k.supplied(t.seed, m, n) {
+	if s := t.seed; best == nil && k.seedGives(m) && s.give.has(u) && (s.have.has(n) || !m.p.whole) && (home == nil || s.zone == home) && k.supplied(s, m, u) {
 		return t.seed
 	}
 	return best
@@ -294,13 +283,9 @@ func (k *Machine) sample(list []*member, seen *int, consider func(*member)) {
 }
 
 // cost orders parents: smaller is better.
-func (k *Machine) cost(m, o *member, n dragonfly.PieceNum) uint64 {
-	depth := 0
-	if !o.have.has(n) {
-		if ar := o.arrival(n); ar != nil {
-			depth = ar.depth + 1
-		}
-	}
+func (k *Machine) cost(m, o *member, u unit) uint64 {
+	n := m.t.pieceOf(u)
+	depth := o.depth(n, m.t.span(u))
 	var far uint64
 	switch {
 	case o.p.host == m.p.host:
@@ -332,30 +317,31 @@ func (k *Machine) cost(m, o *member, n dragonfly.PieceNum) uint64 {
 }
 
 // depth is the number of hops from a holder beyond which a receiver is taken
-// only when nobody nearer to one is free. With parts of four parents and five
+// only when nobody nearer to one is free. With four parts of a piece and five
 // children, each level has at most 5/4 of the peers of the one above.
 func (t *task) depth() int {
 	return max(deep, 4*bits.Len(uint(t.wanters)))
 }
 
-// onlyCopy says that nobody but one peer has or gets n.
-func (k *Machine) onlyCopy(t *task, n dragonfly.PieceNum) bool {
-	return len(t.providers[n]) == 1 && (t.seed == nil || !t.seed.give.has(n))
+// onlyCopy says that nobody but one peer has or gets u.
+func (k *Machine) onlyCopy(t *task, u unit) bool {
+	return len(t.providers[u]) == 1 && (t.seed == nil || !t.seed.give.has(u))
 }
 
-// follows says whether what o has of n comes, over however many hops, from m:
+// follows says whether what o has of u comes, over however many hops, from m:
 // such a parent would close a cycle.
-func (k *Machine) follows(o, m *member, n dragonfly.PieceNum) bool {
+func (k *Machine) follows(o, m *member, u unit) bool {
+	n, span := m.t.pieceOf(u), m.t.span(u)
 	for _, a := range m.p.children {
-		if a.parent == m && a.piece == n {
+		if a.parent == m && a.piece == n && overlap(a.span, span) {
 			k.visit++
-			return k.below(o, m, n)
+			return k.below(o, m, n, span)
 		}
 	}
 	return o == m
 }
 
-func (k *Machine) below(o, m *member, n dragonfly.PieceNum) bool {
+func (k *Machine) below(o, m *member, n dragonfly.PieceNum, span dragonfly.Span) bool {
 	if o == m {
 		return true
 	}
@@ -365,7 +351,7 @@ func (k *Machine) below(o, m *member, n dragonfly.PieceNum) bool {
 	o.visited = k.visit
 	if ar := o.arrival(n); ar != nil {
 		for _, a := range ar.work {
-			if a.parent != nil && k.below(a.parent, m, n) {
+			if a.parent != nil && overlap(a.span, span) && k.below(a.parent, m, n, span) {
 				return true
 			}
 		}
@@ -373,16 +359,16 @@ func (k *Machine) below(o, m *member, n dragonfly.PieceNum) bool {
 	return false
 }
 
-// supplied says whether o gets n from somewhere, and not from m. While some
+// supplied says whether o gets u from somewhere, and not from m. While some
 // receivers are without a parent in the middle of a step, what hangs below them
 // is not taken: m looks again when they have found one or given up.
-func (k *Machine) supplied(o, m *member, n dragonfly.PieceNum) bool {
-	if k.follows(o, m, n) {
+func (k *Machine) supplied(o, m *member, u unit) bool {
+	if k.follows(o, m, u) {
 		return false
 	}
 	if k.broken < len(k.breaks) {
 		k.visit++
-		if !k.rooted(o, n) {
+		if !k.rooted(o, u) {
 			k.again = append(k.again, m)
 			return false
 		}
@@ -390,19 +376,21 @@ func (k *Machine) supplied(o, m *member, n dragonfly.PieceNum) bool {
 	return true
 }
 
-// rooted says whether every receiver between o and a holder of n, or the
+// rooted says whether every receiver between o and a holder of u, or the
 // source, is getting all of it.
-func (k *Machine) rooted(o *member, n dragonfly.PieceNum) bool {
+func (k *Machine) rooted(o *member, u unit) bool {
+	n := o.t.pieceOf(u)
 	if o.have.has(n) || o.visited == k.visit {
 		return true // or found wanting already, which ended the search
 	}
 	o.visited = k.visit
 	ar := o.arrival(n)
-	if ar == nil || !o.give.has(n) {
+	if ar == nil || !o.give.has(u) {
 		return false
 	}
+	span := o.t.span(u)
 	for _, a := range ar.work {
-		if a.parent != nil && !k.rooted(a.parent, n) {
+		if a.parent != nil && overlap(a.span, span) && !k.rooted(a.parent, u) {
 			return false
 		}
 	}

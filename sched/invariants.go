@@ -64,7 +64,7 @@ func (k *Machine) Check() error {
 }
 
 func (k *Machine) checkTask(t *task) error {
-	lack, starved := make([]int32, t.pieces), make([]int32, t.pieces)
+	lack, starved := make([]int32, t.pieces), make([]int32, t.units)
 	wanters, waiting := 0, 0
 	for i, m := range t.members {
 		if m.index != i || t.of[m.p.id] != m || m.p.left {
@@ -83,11 +83,13 @@ func (k *Machine) checkTask(t *task) error {
 			if m.lack.has(n) {
 				lack[n]++
 			}
-			if m.waiting && m.need.has(n) {
-				starved[n]++
+		}
+		for u := range unit(t.units) {
+			if m.waiting && m.need.has(u) {
+				starved[u]++
 			}
-			if listed := slices.Contains(t.providers[n], m); listed != (m.give.has(n) && !m.p.seed) {
-				return fmt.Errorf("peer %d: provider of %d: %v", m.p.id, n, listed)
+			if listed := slices.Contains(t.providers[u], m); listed != (m.give.has(u) && !m.p.seed) {
+				return fmt.Errorf("peer %d: provider of %d: %v", m.p.id, u, listed)
 			}
 		}
 		if offers := m.listed && !m.p.full() && !m.p.seed; offers != (m.offer >= 0) || offers && t.offers[m.offer] != m {
@@ -95,8 +97,13 @@ func (k *Machine) checkTask(t *task) error {
 		}
 	}
 	for n := range dragonfly.PieceNum(t.pieces) {
-		if lack[n] != t.lack[n] || starved[n] != t.starved[n] || t.lacked.has(n) != (lack[n] > 0) || t.hungry.has(n) != (starved[n] > 0) {
+		if lack[n] != t.lack[n] || t.lacked.has(n) != (lack[n] > 0) {
 			return fmt.Errorf("piece %d: counts are wrong", n)
+		}
+	}
+	for u := range unit(t.units) {
+		if starved[u] != t.starved[u] || t.hungry.has(u) != (starved[u] > 0) {
+			return fmt.Errorf("unit %d: counts are wrong", u)
 		}
 	}
 	if wanters != t.wanters || waiting != t.waiters.n {
@@ -142,13 +149,14 @@ func (k *Machine) checkMember(m *member) error {
 	if working != m.working || sourcing != m.sourcing || sourcing > k.cfg.SourceDown || !m.p.seed && working > m.slots {
 		return fmt.Errorf("%d in work, %d booked, %d slots", working, m.working, m.slots)
 	}
-	for n := range dragonfly.PieceNum(t.pieces) {
+	for u := range unit(t.units) {
+		n := t.pieceOf(u)
 		covered := m.have.has(n)
 		if ar := m.arrival(n); ar != nil {
-			covered = ar.covered(t.extent(n))
+			covered = ar.covered(t.span(u))
 		}
-		if need := (m.p.seed || m.seeks(n)) && !covered; need != m.need.has(n) {
-			return fmt.Errorf("piece %d: needed %v", n, need)
+		if need := (m.p.seed || m.seeks(n)) && !covered; need != m.need.has(u) {
+			return fmt.Errorf("unit %d: needed %v", u, need)
 		}
 	}
 	if m.need.count() != m.needs {
@@ -171,28 +179,41 @@ func (k *Machine) checkAssignment(a *assignment) error {
 	if a.child.p.whole && (!a.parent.have.has(a.piece) || a.span != a.child.t.extent(a.piece)) {
 		return fmt.Errorf("peer %d gets a part, or not from a holder", m.p.id)
 	}
-	if a.parent == m || !a.parent.give.has(a.piece) || !a.parent.listed {
-		return fmt.Errorf("peer %d does not give %d", a.parent.p.id, a.piece)
+	for u := m.t.unitAt(a.piece, a.span.From); u < m.t.behind(a.piece); u++ {
+		if overlap(a.span, m.t.span(u)) {
+			if err := m.t.checkPath(a, u); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// checkPath: what a brings of u comes from a holder or the source, without a cycle.
+func (t *task) checkPath(a *assignment, u unit) error {
+	m, n, span := a.child, a.piece, t.span(u)
+	if a.parent == m || !a.parent.give.has(u) || !a.parent.listed {
+		return fmt.Errorf("peer %d does not give %d", a.parent.p.id, u)
 	}
 	seen := map[*member]bool{m: true}
 	var up func(o *member) error
 	up = func(o *member) error {
-		if o.have.has(a.piece) {
+		if o.have.has(n) {
 			return nil
 		}
 		if o == m {
-			return fmt.Errorf("cycle at peer %d, piece %d", o.p.id, a.piece)
+			return fmt.Errorf("cycle at peer %d, unit %d", o.p.id, u)
 		}
 		if seen[o] {
 			return nil
 		}
 		seen[o] = true
-		ar := o.arrival(a.piece)
+		ar := o.arrival(n)
 		if ar == nil {
-			return fmt.Errorf("peer %d neither holds nor gets %d", o.p.id, a.piece)
+			return fmt.Errorf("peer %d neither holds nor gets %d", o.p.id, u)
 		}
 		for _, b := range ar.work {
-			if b.parent != nil {
+			if b.parent != nil && overlap(b.span, span) {
 				if err := up(b.parent); err != nil {
 					return err
 				}
@@ -216,14 +237,14 @@ func (k *Machine) checkConservation(m *member) error {
 	if !m.waiting {
 		return fmt.Errorf("could take more and does not wait")
 	}
-	for n := m.need.next(0); n >= 0; n = m.need.next(n + 1) {
-		home := k.home(m, n)
-		if s := m.t.seed; k.seedGives(m) && s.give.has(n) && (s.have.has(n) || !m.p.whole) && (home == nil || s.zone == home) && !k.follows(s, m, n) {
-			return fmt.Errorf("idles while the seed could give %d", n)
+	for u := m.need.next(0); u >= 0; u = m.need.next(u + 1) {
+		n, home := m.t.pieceOf(u), k.home(m, u)
+		if s := m.t.seed; k.seedGives(m) && s.give.has(u) && (s.have.has(n) || !m.p.whole) && (home == nil || s.zone == home) && !k.follows(s, m, u) {
+			return fmt.Errorf("idles while the seed could give %d", u)
 		}
-		for _, o := range m.t.providers[n] {
-			if o != m && (o.have.has(n) || !m.p.whole) && !o.full() && !m.p.under(isolated) && !k.banned(m.p, o.p, k.onlyCopy(m.t, n)) && (home == nil || o.zone == home) && !k.follows(o, m, n) {
-				return fmt.Errorf("idles while peer %d could give %d", o.p.id, n)
+		for _, o := range m.t.providers[u] {
+			if o != m && (o.have.has(n) || !m.p.whole) && !o.full() && !m.p.under(isolated) && !k.banned(m.p, o.p, k.onlyCopy(m.t, u)) && (home == nil || o.zone == home) && !k.follows(o, m, u) {
+				return fmt.Errorf("idles while peer %d could give %d", o.p.id, u)
 			}
 		}
 	}
@@ -236,10 +257,8 @@ func (k *Machine) checkSource(t *task) error {
 	if s == nil || t.source.closed || k.now < t.source.pause || !k.seedReads(s) || s.sourcing >= k.cfg.SourceDown {
 		return nil
 	}
-	for n := range dragonfly.PieceNum(t.pieces) {
-		if t.lack[n] > 0 && len(t.providers[n]) == 0 && s.need.has(n) {
-			return fmt.Errorf("nobody reads piece %d", n)
-		}
+	if u := k.sourceable(t, 0); u >= 0 {
+		return fmt.Errorf("nobody reads unit %d", u)
 	}
 	return nil
 }

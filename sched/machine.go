@@ -31,16 +31,15 @@ type Machine struct {
 
 	agenda
 	scratch
-	visit    uint64 // number of the present search through receivers
-	partFrom int    // pieces are parted where more peers than these want a task
-	counts   Counts
+	visit  uint64 // number of the present search through receivers
+	counts Counts
 }
 
 // agenda is what a step still has to look at. It is empty between steps.
 type agenda struct {
 	out       []Action
 	retries   []*member // may be able to take something
-	breaks    []pieceOf // do not get on with a piece that others get from them
+	breaks    []unitOf  // do not get on with a unit that others get from them
 	broken    int       // of breaks, looked at already
 	again     []*member // did not take what hangs below a break
 	feeds     []*task   // whose seed may have to read something
@@ -50,7 +49,7 @@ type agenda struct {
 
 // scratch is memory that is used again.
 type scratch struct {
-	wanted, offered set
+	wanted, offered set[unit]
 	exhaustive      bool    // parentFor looks at all providers
 	avoid           *member // parentFor does not take it
 	spareWork       []*assignment
@@ -63,6 +62,7 @@ func New(cfg Config) *Machine {
 	cfg.Up = cmp.Or(cfg.Up, 5)
 	cfg.SeedUp = cmp.Or(cfg.SeedUp, 4)
 	cfg.SourceDown = cmp.Or(cfg.SourceDown, 4)
+	cfg.Parts = cmp.Or(cfg.Parts, cfg.Down)
 	cfg.Elimination = cmp.Or(cfg.Elimination, 5)
 	cfg.Failures = cmp.Or(cfg.Failures, 5)
 	cfg.Ack = cmp.Or(cfg.Ack, 2*time.Second)
@@ -72,7 +72,7 @@ func New(cfg Config) *Machine {
 	cfg.Ramp = cmp.Or(cfg.Ramp, 20*time.Millisecond)
 	cfg.Probation = cmp.Or(cfg.Probation, time.Minute)
 	return &Machine{
-		cfg: cfg, partFrom: deep, random: rand.New(rand.NewPCG(cfg.Seed, 0)), names: map[string]int32{},
+		cfg: cfg, random: rand.New(rand.NewPCG(cfg.Seed, 0)), names: map[string]int32{},
 		peers: map[Peer]*peer{}, tasks: map[Task]*task{}, live: map[dragonfly.AssignmentID]*assignment{},
 	}
 }
@@ -277,8 +277,8 @@ func (k *Machine) settle() {
 		case k.broken < len(k.breaks):
 			b := k.breaks[k.broken]
 			k.broken++
-			if !b.m.give.has(b.n) {
-				k.orphan(b.m, b.n)
+			if !b.m.give.has(b.u) {
+				k.orphan(b.m, b.m.t.pieceOf(b.u), b.m.t.span(b.u))
 			}
 		case len(k.lostZones) > 0:
 			l := k.lostZones[len(k.lostZones)-1]

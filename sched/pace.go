@@ -126,11 +126,12 @@ func (k *Machine) hurry(m *member) {
 				continue
 			}
 			parent, n := a.parent, a.piece
-			if up := parent.arrival(n); up != nil && k.late(up) {
+			if up := parent.arrival(n); up != nil && k.late(up, a.span) {
 				continue
 			}
+			u := m.t.unitAt(n, a.span.From)
 			k.avoid = parent
-			other := k.parentFor(m, n)
+			other := k.parentFor(m, u)
 			k.avoid = nil
 			if other == nil {
 				continue
@@ -141,16 +142,17 @@ func (k *Machine) hurry(m *member) {
 			}
 			k.counts.Hurried++
 			k.end(a, true)
-			k.assignRest(m, n, other)
+			k.give(m, u, other)
+			k.retry(m) // it may have been more than u
 			return
 		}
 	}
 }
 
-// late says that something of an arrival is overdue.
-func (k *Machine) late(ar *arrival) bool {
+// late says that something of a span of an arrival is overdue.
+func (k *Machine) late(ar *arrival, span dragonfly.Span) bool {
 	for _, a := range ar.work {
-		if k.overdue(a) {
+		if overlap(a.span, span) && k.overdue(a) {
 			return true
 		}
 	}

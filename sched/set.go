@@ -2,22 +2,18 @@
 
 package sched
 
-import (
-	"math/bits"
+import "math/bits"
 
-	"dragonfly"
-)
+// set is a bitmap of pieces or units that can be intersected without allocation.
+type set[N ~int32] []uint64
 
-// set is a bitmap of pieces that can be intersected without allocation.
-type set []uint64
-
-func (s set) has(n dragonfly.PieceNum) bool {
+func (s set[N]) has(n N) bool {
 	i := int(n) >> 6
 	return i < len(s) && s[i]&(1<<(uint(n)&63)) != 0
 }
 
 // put adds n when on, else takes it out.
-func (s *set) put(n dragonfly.PieceNum, on bool) {
+func (s *set[N]) put(n N, on bool) {
 	i := int(n) >> 6
 	if on {
 		for i >= len(*s) {
@@ -29,8 +25,8 @@ func (s *set) put(n dragonfly.PieceNum, on bool) {
 	}
 }
 
-// meets says whether s and o have a piece in common.
-func (s set) meets(o set) bool {
+// meets says whether s and o have something in common.
+func (s set[N]) meets(o set[N]) bool {
 	for i := range min(len(s), len(o)) {
 		if s[i]&o[i] != 0 {
 			return true
@@ -39,8 +35,8 @@ func (s set) meets(o set) bool {
 	return false
 }
 
-// join adds the pieces of o.
-func (s *set) join(o set) {
+// join adds what is in o.
+func (s *set[N]) join(o set[N]) {
 	for len(*s) < len(o) {
 		*s = append(*s, 0)
 	}
@@ -49,21 +45,21 @@ func (s *set) join(o set) {
 	}
 }
 
-// next is the first piece of s at or after n, -1 if there is none.
-func (s set) next(n dragonfly.PieceNum) dragonfly.PieceNum {
+// next is the first of s at or after n, -1 if there is none.
+func (s set[N]) next(n N) N {
 	for i := int(n) >> 6; i < len(s); i++ {
 		w := s[i]
 		if i == int(n)>>6 {
 			w &^= 1<<(uint(n)&63) - 1
 		}
 		if w != 0 {
-			return dragonfly.PieceNum(i<<6 + bits.TrailingZeros64(w))
+			return N(i<<6 + bits.TrailingZeros64(w))
 		}
 	}
 	return -1
 }
 
-func (s set) count() int {
+func (s set[N]) count() int {
 	total := 0
 	for _, w := range s {
 		total += bits.OnesCount64(w)

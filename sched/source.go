@@ -3,7 +3,6 @@
 package sched
 
 import (
-	"math/bits"
 	"time"
 
 	"dragonfly"
@@ -36,12 +35,12 @@ func (k *Machine) feedSeed(t *task) {
 		return
 	}
 	for s.sourcing < k.cfg.SourceDown && k.seedReads(s) {
-		n := k.nextFromSource(t)
-		if n < 0 {
+		u := k.nextFromSource(t)
+		if u < 0 {
 			return
 		}
-		t.source.cursor = n + 1
-		k.assignRest(s, n, nil)
+		t.source.cursor = u + 1
+		k.give(s, u, nil)
 	}
 }
 
@@ -51,52 +50,52 @@ func (k *Machine) seedReads(s *member) bool {
 	return !s.gone && !l.silent && !l.gone && l.free > 0 && k.now >= l.pause
 }
 
-// nextFromSource is the piece that the seed reads next, -1 if there is none.
-func (k *Machine) nextFromSource(t *task) dragonfly.PieceNum {
+// nextFromSource is the unit that the seed reads next, -1 if there is none.
+func (k *Machine) nextFromSource(t *task) unit {
 	s := t.seed
 	for _, ar := range s.arrivals {
-		if s.need.has(ar.piece) && t.lacked.has(ar.piece) {
-			return ar.piece
+		for u := t.first(ar.piece); u < t.behind(ar.piece) && t.lacked.has(ar.piece); u++ {
+			if s.need.has(u) {
+				return u
+			}
 		}
 	}
 	from := t.source.cursor
-	n := k.sourceable(t, from)
-	if n < 0 && from > 0 {
-		n = k.sourceable(t, 0)
+	u := k.sourceable(t, from)
+	if u < 0 && from > 0 {
+		u = k.sourceable(t, 0)
 	}
-	if n < 0 && !t.layout.Known() && t.wanters > 0 {
-		n = dragonfly.PieceNum(t.pieces)
+	if u < 0 && !t.layout.Known() && t.wanters > 0 {
+		u = unit(t.units) // its pieces are not parted
 		k.grow(t, t.pieces+1)
 	}
-	return n
+	return u
 }
 
 // readFrom makes the seed go on at n, where a reader stands, if only the source
 // can give it. Who reads behind the seed changes nothing.
 func (k *Machine) readFrom(t *task, n dragonfly.PieceNum) {
-	if s := t.seed; s != nil && s.need.has(n) && len(t.providers[n]) == 0 {
-		t.source.cursor = n
+	u := t.first(n)
+	if s := t.seed; s != nil && s.need.has(u) && len(t.providers[u]) == 0 {
+		t.source.cursor = u
 		k.feed(t)
 	}
 }
 
-// sourceable is the first piece from n on that somebody lacks and only the
+// sourceable is the first unit from u on that somebody lacks and only the
 // source can give.
-func (k *Machine) sourceable(t *task, n dragonfly.PieceNum) dragonfly.PieceNum {
-	s := t.seed
-	for i := int(n) >> 6; i < min(len(s.need), len(t.lacked)); i++ {
-		w := s.need[i] & t.lacked[i]
-		if i == int(n)>>6 {
-			w &^= 1<<(uint(n)&63) - 1
-		}
-		for ; w != 0; w &= w - 1 {
-			p := dragonfly.PieceNum(i<<6 + bits.TrailingZeros64(w))
-			if len(t.providers[p]) == 0 || t.pull.has(p) {
-				return p
-			}
+func (k *Machine) sourceable(t *task, u unit) unit {
+	for u = t.seed.need.next(u); u >= 0; u = t.seed.need.next(u + 1) {
+		if k.onlySource(t, u) {
+			return u
 		}
 	}
 	return -1
+}
+
+// onlySource says that somebody lacks u and only the source can give it.
+func (k *Machine) onlySource(t *task, u unit) bool {
+	return t.seed.need.has(u) && t.lacked.has(t.pieceOf(u)) && (len(t.providers[u]) == 0 || t.pull.has(u))
 }
 
 // pullFor notes what m may get only from a seed that does not have it: m is
@@ -106,18 +105,18 @@ func (k *Machine) pullFor(m *member) {
 	if t.seed == nil || !m.p.under(isolated) && len(m.p.conduct.bans) == 0 {
 		return
 	}
-	for n := m.need.next(0); n >= 0; n = m.need.next(n + 1) {
-		if len(t.providers[n]) == 0 || !t.seed.need.has(n) || t.pull.has(n) || !m.p.under(isolated) && k.allows(m, n) {
+	for u := m.need.next(0); u >= 0; u = m.need.next(u + 1) {
+		if len(t.providers[u]) == 0 || !t.seed.need.has(u) || t.pull.has(u) || !m.p.under(isolated) && k.allows(m, u) {
 			continue
 		}
-		t.pull.put(n, true)
+		t.pull.put(u, true)
 		k.feed(t)
 	}
 }
 
-// allows says whether some provider of n is not on m's blacklist.
-func (k *Machine) allows(m *member, n dragonfly.PieceNum) bool {
-	for _, o := range m.t.providers[n] {
+// allows says whether some provider of u is not on m's blacklist.
+func (k *Machine) allows(m *member, u unit) bool {
+	for _, o := range m.t.providers[u] {
 		if o != m && !k.banned(m.p, o.p, false) {
 			return true
 		}
@@ -128,16 +127,16 @@ func (k *Machine) allows(m *member, n dragonfly.PieceNum) bool {
 // pulled lets the seed fetch from peers what it is to get from them.
 func (k *Machine) pulled(t *task) {
 	s := t.seed
-	for n := t.pull.next(0); n >= 0; n = t.pull.next(n + 1) {
-		if !s.need.has(n) || !t.lacked.has(n) {
-			t.pull.put(n, false)
+	for u := t.pull.next(0); u >= 0; u = t.pull.next(u + 1) {
+		if !s.need.has(u) || !t.lacked.has(t.pieceOf(u)) {
+			t.pull.put(u, false)
 			continue
 		}
 		if s.working-s.sourcing >= s.slots || !k.seedReads(s) {
 			return
 		}
-		if parent := k.parentFor(s, n); parent != nil {
-			k.assignRest(s, n, parent)
+		if parent := k.parentFor(s, u); parent != nil {
+			k.give(s, u, parent)
 		}
 	}
 }
@@ -153,11 +152,11 @@ func (k *Machine) sourceFailed(t *task) {
 // starving says once when somebody waits for what nobody has and a closed
 // source does not give.
 func (k *Machine) starving(t *task) {
-	for n := t.hungry.next(0); n >= 0; n = t.hungry.next(n + 1) {
-		if len(t.providers[n]) == 0 && (t.seed == nil || t.seed.need.has(n)) {
+	for u := t.hungry.next(0); u >= 0; u = t.hungry.next(u + 1) {
+		if len(t.providers[u]) == 0 && (t.seed == nil || t.seed.need.has(u)) {
 			if !t.exhausted {
 				t.exhausted = true
-				k.out = append(k.out, Action{Kind: Exhausted, Task: t.id, Piece: n, Why: "no copy and the source is closed"})
+				k.out = append(k.out, Action{Kind: Exhausted, Task: t.id, Piece: t.pieceOf(u), Why: "no copy and the source is closed"})
 			}
 			return
 		}

@@ -34,7 +34,8 @@ const mib = 1 << 20
 //	wait DURATION                 with a tick whenever the machine asks for one
 //	why PEER | state PEER
 //
-// Assignments are acknowledged at once unless the story says «unacked».
+// Assignments are acknowledged at once unless the story says «unacked», and pieces
+// are whole unless its Config says into how many units tasks are parted.
 type story struct {
 	m       *Machine
 	now     Instant
@@ -44,6 +45,7 @@ type story struct {
 }
 
 func newStory(cfg Config) *story {
+	cfg.Parts = max(1, cfg.Parts)
 	return &story{m: New(cfg), ids: map[string]dragonfly.AssignmentID{}}
 }
 

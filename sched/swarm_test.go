@@ -23,7 +23,7 @@ type swarm struct {
 	seq      int
 	work     map[dragonfly.AssignmentID]Action
 	held     map[pieceAt]bool
-	got      map[pieceAt]int64 // bytes of pieces that are not held yet
+	got      map[pieceAt]*arrival // of pieces that are not held yet
 	seed     Peer
 	transfer time.Duration
 	hop      time.Duration
@@ -64,7 +64,7 @@ func (d *deeds) Pop() any     { o := *d; x := o[len(o)-1]; *d = o[:len(o)-1]; re
 
 func newSwarm(cfg Config) *swarm {
 	return &swarm{m: New(cfg), seed: 1, transfer: 100 * time.Millisecond, hop: 2 * time.Millisecond,
-		work: map[dragonfly.AssignmentID]Action{}, held: map[pieceAt]bool{}, got: map[pieceAt]int64{}, judged: map[Peer]bool{}, free: map[Peer]int{}}
+		work: map[dragonfly.AssignmentID]Action{}, held: map[pieceAt]bool{}, got: map[pieceAt]*arrival{}, judged: map[Peer]bool{}, free: map[Peer]int{}}
 }
 
 const enough = 1 << 20
@@ -122,6 +122,18 @@ func (s *swarm) join(p Peer, seed bool, where Where) error {
 	return s.step(Event{Kind: PollOpened, Peer: p, Free: enough})
 }
 
+// arrived enters bytes of a piece, has says whether all of a span are there.
+func (s *swarm) arrived(at pieceAt, span dragonfly.Span) {
+	if s.got[at] == nil {
+		s.got[at] = &arrival{}
+	}
+	s.got[at].here(span)
+}
+
+func (s *swarm) has(at pieceAt, span dragonfly.Span) bool {
+	return s.held[at] || s.got[at] != nil && s.got[at].covered(span)
+}
+
 // run plays until nothing is in work.
 func (s *swarm) run() error {
 	for s.queue.Len() > 0 {
@@ -138,7 +150,7 @@ func (s *swarm) run() error {
 			continue
 		}
 		s.now = d.at
-		if a.Parent != Source && !s.held[pieceAt{a.Parent, a.Task, a.Piece}] {
+		if a.Parent != Source && !s.has(pieceAt{a.Parent, a.Task, a.Piece}, a.Span) {
 			s.later(a, s.hop)
 			continue
 		}
@@ -153,8 +165,8 @@ func (s *swarm) run() error {
 			delete(s.got, at)
 		} else if reason != "" {
 			kind, offset = Failed, a.Span.From+a.Span.Len()/2/dragonfly.BlockLen*dragonfly.BlockLen
-			s.got[at] += offset - a.Span.From
-		} else if s.got[at] += a.Span.Len(); s.got[at] == mib {
+			s.arrived(at, dragonfly.Span{From: a.Span.From, To: offset})
+		} else if s.arrived(at, a.Span); s.has(at, dragonfly.Span{From: int64(a.Piece) * mib, To: int64(a.Piece+1) * mib}) {
 			kind = Verified
 			delete(s.got, at)
 			s.held[at] = true
@@ -348,15 +360,17 @@ func TestSwarmOnePiece(t *testing.T) {
 	for _, m := range s.m.tasks[1].members {
 		for _, ar := range m.arrivals {
 			parts += len(ar.work)
-			deepest = max(deepest, ar.depth)
+			for _, a := range ar.work {
+				deepest = max(deepest, a.depth)
+			}
 		}
 		load[len(m.p.children)]++
 	}
 	if err := s.run(); err != nil {
 		t.Fatal(err)
 	}
-	if s.left != 0 || s.source != 1 || s.seedOut > 2*4 {
-		t.Errorf("%d pieces did not arrive, %d were read from the source, %d left the seed", s.left, s.source, s.seedOut)
+	if s.left != 0 || s.source != 4 || s.seedOut > 2*4 {
+		t.Errorf("%d pieces did not arrive, %d parts were read from the source, %d left the seed", s.left, s.source, s.seedOut)
 	}
 	t.Logf("%d parts for %d peers, %d hops, peers by load: %v", parts, peers, deepest, load)
 }

@@ -14,6 +14,8 @@ type task struct {
 	id     Task
 	layout dragonfly.Layout
 	pieces int // of an unknown length: those that were asked of the source or are held
+	parts  int // units of each piece but the last, which may have fewer
+	units  int
 
 	seed    *member
 	members []*member
@@ -21,17 +23,17 @@ type task struct {
 	wanters int
 	wholes  int // members that get whole pieces from holders only
 
-	providers [][]*member         // by piece: listed holders and receivers, the seed not counted
-	offers    []*member           // listed members with a free slot, the seed not counted
-	racks     map[int32][]*member // by peer.near
-	zones     map[int32]*zone     // by peer.zone, of those that have a name
-	lack      []int32             // by piece: members that want and do not hold it
-	lacked    set                 // pieces with lack > 0
-	pull      set                 // pieces that the seed is to get although peers have them
+	providers [][]*member             // by unit: listed holders and receivers, the seed not counted
+	offers    []*member               // listed members with a free slot, the seed not counted
+	racks     map[int32][]*member     // by peer.near
+	zones     map[int32]*zone         // by peer.zone, of those that have a name
+	lack      []int32                 // by piece: members that want and do not hold it
+	lacked    set[dragonfly.PieceNum] // pieces with lack > 0
+	pull      set[unit]               // units that the seed is to get although peers have them
 
 	waiters queue
-	starved []int32 // by piece: waiters that need it
-	hungry  set     // pieces with starved > 0
+	starved []int32   // by unit: waiters that need it
+	hungry  set[unit] // units with starved > 0
 
 	source    origin
 	exhausted bool // said so already
@@ -47,7 +49,7 @@ type origin struct {
 	closed  bool
 	pause   Instant // not asked before
 	stumble int     // failures in a row
-	cursor  dragonfly.PieceNum
+	cursor  unit
 }
 
 // member is one peer in one task.
@@ -56,21 +58,21 @@ type member struct {
 	t *task
 
 	wants  bool
-	only   set // the pieces that it wants; nil: all
+	only   set[dragonfly.PieceNum] // the pieces that it wants; nil: all
 	serves bool
 	listed bool // its pieces are in the books
 	slots  int
 
-	have      set     // verified
-	need      set     // wanted, and nothing on the way; of the seed: not there and not on the way
-	needs     int     // size of need
-	lack      set     // wanted and not held
-	give      set     // listed, and held or on the way: what others may get from it
-	place     []int32 // by piece of give: index in task.providers
-	offer     int     // index in task.offers, -1: not there
-	index     int     // in task.members
-	zone      *zone   // in task.zones; nil: nobody knows where it is
-	zonePlace []int32 // by piece of give: index in zone.providers
+	have      set[dragonfly.PieceNum] // verified
+	need      set[unit]               // wanted, and nothing on the way; of the seed: not there and not on the way
+	needs     int                     // size of need
+	lack      set[dragonfly.PieceNum] // wanted and not held
+	give      set[unit]               // listed, and held or on the way: what others may get from it
+	place     []int32                 // by unit of give: index in task.providers
+	offer     int                     // index in task.offers, -1: not there
+	index     int                     // in task.members
+	zone      *zone                   // in task.zones; nil: nobody knows where it is
+	zonePlace []int32                 // by unit of give: index in zone.providers
 
 	arrivals []*arrival
 	load     int // children in this task
@@ -139,6 +141,7 @@ func (k *Machine) taskOpened(ev *Event) {
 		return
 	}
 	t := &task{id: ev.Task, layout: ev.Layout, of: map[Peer]*member{}, racks: map[int32][]*member{}, zones: map[int32]*zone{}}
+	t.parts = k.split(t.layout)
 	k.tasks[t.id] = t
 	k.grow(t, t.layout.Pieces())
 }
@@ -149,10 +152,13 @@ func (k *Machine) grow(t *task, n int) {
 	if n <= old {
 		return
 	}
+	more := -t.units
 	t.pieces = n
-	t.providers = append(t.providers, make([][]*member, n-old)...)
+	t.units = t.count()
+	more += t.units
+	t.providers = append(t.providers, make([][]*member, more)...)
 	t.lack = append(t.lack, make([]int32, n-old)...)
-	t.starved = append(t.starved, make([]int32, n-old)...)
+	t.starved = append(t.starved, make([]int32, more)...)
 	for _, m := range t.members {
 		k.refreshRange(m, old, n)
 		if m.wants {
@@ -182,7 +188,7 @@ func (k *Machine) lengthKnown(t *task, layout dragonfly.Layout) {
 			k.retry(m)
 		}
 	}
-	t.pieces = n
+	t.pieces, t.units = n, n // its pieces are not parted
 	t.providers, t.lack, t.starved = t.providers[:n], t.lack[:n], t.starved[:n]
 	k.feed(t)
 }
@@ -291,7 +297,7 @@ func (m *member) narrow(want dragonfly.PieceSet) {
 	case m.wants && m.only == nil:
 		return // another job wants all
 	case !m.wants:
-		m.only = set{}
+		m.only = set[dragonfly.PieceNum]{}
 	}
 	for n := range want.All() {
 		m.only.put(n, true)
@@ -346,7 +352,7 @@ func (k *Machine) dropMember(m *member, told bool) {
 		k.list(m)
 		k.refreshRange(m, 0, t.pieces)
 	}
-	k.orphan(m, -1)
+	k.orphan(m, -1, dragonfly.Span{})
 	last := t.members[len(t.members)-1]
 	t.members[m.index], last.index = last, m.index
 	t.members = t.members[:len(t.members)-1]
@@ -404,12 +410,6 @@ func (k *Machine) refreshRange(m *member, from, to int) {
 func (k *Machine) refresh(m *member, n dragonfly.PieceNum) {
 	t := m.t
 	held := m.have.has(n)
-	covered := held
-	if !covered {
-		if ar := m.arrival(n); ar != nil {
-			covered = ar.covered(t.extent(n))
-		}
-	}
 	inside := !t.layout.Known() || int(n) < t.layout.Pieces()
 
 	if lack := m.seeks(n) && !held && inside; lack != m.lack.has(n) {
@@ -423,70 +423,85 @@ func (k *Machine) refresh(m *member, n dragonfly.PieceNum) {
 			t.lacked.put(n, false)
 		}
 	}
-	if need := (m.p.seed || m.seeks(n)) && !covered && inside; need != m.need.has(n) {
-		m.need.put(n, need)
-		if need {
-			m.needs++
-		} else {
-			m.needs--
-		}
-		if m.waiting {
-			t.starve(n, need)
-		}
-		if need && m.p.seed {
-			k.feed(t)
-		}
+	ar := m.arrival(n)
+	for u := t.first(n); u < t.behind(n); u++ {
+		covered := held || ar != nil && ar.covered(t.span(u))
+		k.needs(m, u, (m.p.seed || m.seeks(n)) && !covered && inside)
+		// Of an unknown length only what the seed verified is given on.
+		k.gives(m, u, covered && m.listed && (held || !m.p.whole && (t.layout.Known() || !m.p.seed)))
 	}
-	// Of an unknown length only what the seed verified is given on.
-	give := covered && m.listed && (held || !m.p.whole && (t.layout.Known() || !m.p.seed))
-	if give == m.give.has(n) {
+}
+
+// needs books whether m needs u.
+func (k *Machine) needs(m *member, u unit, need bool) {
+	if need == m.need.has(u) {
 		return
 	}
-	m.give.put(n, give)
+	m.need.put(u, need)
+	if need {
+		m.needs++
+	} else {
+		m.needs--
+	}
+	if m.waiting {
+		m.t.starve(u, need)
+	}
+	if need && m.p.seed {
+		k.feed(m.t)
+	}
+}
+
+// gives books whether others may get u from m.
+func (k *Machine) gives(m *member, u unit, give bool) {
+	if give == m.give.has(u) {
+		return
+	}
+	t := m.t
+	m.give.put(u, give)
 	if give {
 		if !m.p.seed {
-			for int(n) >= len(m.place) {
+			for int(u) >= len(m.place) {
 				m.place = append(m.place, 0)
 			}
-			m.place[n] = int32(len(t.providers[n]))
-			t.providers[n] = append(t.providers[n], m)
-			m.zone.gives(m, n)
+			m.place[u] = int32(len(t.providers[u]))
+			t.providers[u] = append(t.providers[u], m)
+			m.zone.gives(m, u)
 		}
 		k.offering(m)
 		return
 	}
 	if !m.p.seed {
-		l := t.providers[n]
+		l := t.providers[u]
 		last := l[len(l)-1]
-		l[m.place[n]], last.place[n] = last, m.place[n]
+		l[m.place[u]], last.place[u] = last, m.place[u]
 		l[len(l)-1] = nil
-		t.providers[n] = l[:len(l)-1]
-		m.zone.givesNoMore(m, n)
-		if len(t.providers[n]) == 0 {
+		t.providers[u] = l[:len(l)-1]
+		m.zone.givesNoMore(m, u)
+		if len(t.providers[u]) == 0 {
 			k.feed(t)
 		}
 	}
-	if t.hungry.has(n) && len(m.zone.givers(n)) <= fewLeft {
+	if t.hungry.has(u) && len(m.zone.givers(u)) <= fewLeft {
 		k.lose(m.zone, t) // these may be on their blacklists
 	}
-	if left := t.providers[n]; len(left) <= fewLeft && t.hungry.has(n) {
+	if left := t.providers[u]; len(left) <= fewLeft && t.hungry.has(u) {
 		for _, o := range left {
 			k.offering(o) // to whom it is banned it may be the only one now
 		}
 	}
 	if len(m.p.children) > 0 {
-		k.breaks = append(k.breaks, pieceOf{m, n})
+		k.breaks = append(k.breaks, unitOf{m, u})
 	}
 }
 
-// starve counts a waiter that needs n, or does not any more.
-func (t *task) starve(n dragonfly.PieceNum, on bool) {
+// starve counts a waiter that needs u, or does not any more.
+func (t *task) starve(u unit, on bool) {
 	if on {
-		if t.starved[n]++; t.starved[n] == 1 {
-			t.hungry.put(n, true)
+		if t.starved[u]++; t.starved[u] == 1 {
+			t.hungry.put(u, true)
 		}
-	} else if t.starved[n]--; t.starved[n] == 0 {
-		t.hungry.put(n, false)
+	} else if t.starved[u]--; t.starved[u] == 0 {
+		t.hungry.put(u, false)
 	}
 }
 
@@ -500,8 +515,8 @@ func (k *Machine) wait(m *member) {
 	if m.t.source.closed {
 		k.feed(m.t)
 	}
-	for n := m.need.next(0); n >= 0; n = m.need.next(n + 1) {
-		m.t.starve(n, true)
+	for u := m.need.next(0); u >= 0; u = m.need.next(u + 1) {
+		m.t.starve(u, true)
 	}
 }
 
@@ -511,8 +526,8 @@ func (k *Machine) unwait(m *member) {
 	}
 	m.waiting = false
 	m.t.waiters.remove(m)
-	for n := m.need.next(0); n >= 0; n = m.need.next(n + 1) {
-		m.t.starve(n, false)
+	for u := m.need.next(0); u >= 0; u = m.need.next(u + 1) {
+		m.t.starve(u, false)
 	}
 }
 

@@ -164,9 +164,7 @@ func (k *Machine) hears(p *peer, free int) {
 	for _, m := range p.members {
 		switch {
 		case m.p.seed:
-			if m.need.meets(m.t.lacked) || !m.t.layout.Known() {
-				k.feed(m.t)
-			}
+			k.feed(m.t)
 		case m.wants && !m.waiting && m.needs > 0:
 			k.retry(m)
 		}

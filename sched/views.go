@@ -83,7 +83,7 @@ type TaskState struct {
 	Working      int  // assignments in work
 	SourceClosed bool // or pausing after a failure
 	// Pieces has an entry for each piece: how many listed peers hold or
-	// receive it, the seed not counted.
+	// receive all of it, the seed not counted; of a piece in parts, its rarest.
 	Pieces []int
 }
 
@@ -97,7 +97,10 @@ func (k *Machine) Tasks() iter.Seq[TaskState] {
 				SourceClosed: t.source.closed || k.now < t.source.pause, Pieces: make([]int, t.pieces),
 			}
 			for n := range s.Pieces {
-				s.Pieces[n] = len(t.providers[n])
+				s.Pieces[n] = len(t.members)
+				for u := t.first(dragonfly.PieceNum(n)); u < t.behind(dragonfly.PieceNum(n)); u++ {
+					s.Pieces[n] = min(s.Pieces[n], len(t.providers[u]))
+				}
 			}
 			for _, m := range t.members {
 				s.Working += m.working
@@ -204,11 +207,11 @@ func (k *Machine) why(m *member) Reason {
 func (k *Machine) scarce(m *member) Reason {
 	t := m.t
 	blacklisted := false
-	for n := m.need.next(0); n >= 0; n = m.need.next(n + 1) {
-		if k.allows(m, n) || t.seed != nil && t.seed.give.has(n) {
+	for u := m.need.next(0); u >= 0; u = m.need.next(u + 1) {
+		if k.allows(m, u) || t.seed != nil && t.seed.give.has(u) {
 			return WaitParents
 		}
-		for _, o := range t.providers[n] {
+		for _, o := range t.providers[u] {
 			blacklisted = blacklisted || o != m
 		}
 	}

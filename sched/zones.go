@@ -2,63 +2,61 @@
 
 package sched
 
-import "dragonfly"
-
 // zone is what the members of a task in one zone give, the seed not counted.
 // Each piece comes into a zone once: who lacks one that somebody there holds or
 // receives gets it there, be it a moment later.
 type zone struct {
 	members   int
-	providers [][]*member // by piece
+	providers [][]*member // by unit
 	lost      bool        // in Machine.lostZones
 }
 
-// givers are those in z who give n.
-func (z *zone) givers(n dragonfly.PieceNum) []*member {
-	if z == nil || int(n) >= len(z.providers) {
+// givers are those in z who give u.
+func (z *zone) givers(u unit) []*member {
+	if z == nil || int(u) >= len(z.providers) {
 		return nil
 	}
-	return z.providers[n]
+	return z.providers[u]
 }
 
-// gives enters m, which is in z, as one who gives n.
-func (z *zone) gives(m *member, n dragonfly.PieceNum) {
+// gives enters m, which is in z, as one who gives u.
+func (z *zone) gives(m *member, u unit) {
 	if z == nil {
 		return
 	}
-	for int(n) >= len(z.providers) {
+	for int(u) >= len(z.providers) {
 		z.providers = append(z.providers, nil)
 	}
-	for int(n) >= len(m.zonePlace) {
+	for int(u) >= len(m.zonePlace) {
 		m.zonePlace = append(m.zonePlace, 0)
 	}
-	m.zonePlace[n] = int32(len(z.providers[n]))
-	z.providers[n] = append(z.providers[n], m)
+	m.zonePlace[u] = int32(len(z.providers[u]))
+	z.providers[u] = append(z.providers[u], m)
 }
 
 // givesNoMore takes m out again.
-func (z *zone) givesNoMore(m *member, n dragonfly.PieceNum) {
+func (z *zone) givesNoMore(m *member, u unit) {
 	if z == nil {
 		return
 	}
-	l := z.providers[n]
+	l := z.providers[u]
 	last := l[len(l)-1]
-	l[m.zonePlace[n]], last.zonePlace[n] = last, m.zonePlace[n]
+	l[m.zonePlace[u]], last.zonePlace[u] = last, m.zonePlace[u]
 	l[len(l)-1] = nil
-	z.providers[n] = l[:len(l)-1]
+	z.providers[u] = l[:len(l)-1]
 }
 
-// home is the zone in which m is to get n: its own while somebody there gives n
+// home is the zone in which m is to get u: its own while somebody there gives u
 // who is not on m's blacklist. nil: it may come from anywhere.
-func (k *Machine) home(m *member, n dragonfly.PieceNum) *zone {
+func (k *Machine) home(m *member, u unit) *zone {
 	z := m.zone
 	if z == nil || m.p.under(isolated) {
 		return nil
 	}
-	if s := m.t.seed; s != nil && s.zone == z && s != m && s.give.has(n) && !k.banned(m.p, s.p, false) {
+	if s := m.t.seed; s != nil && s.zone == z && s != m && s.give.has(u) && !k.banned(m.p, s.p, false) {
 		return z
 	}
-	for _, o := range z.givers(n) {
+	for _, o := range z.givers(u) {
 		if o != m && !k.banned(m.p, o.p, false) {
 			return z
 		}
