@@ -47,9 +47,9 @@ type arrival struct {
 	trusted  []dragonfly.Span // of them, what came to this process straight from source or seed
 	again    []dragonfly.Span // of the trusted ones, what is received once more: it may have been given as it was
 	senders  []sender
-	fillers  int        // transfers that write into it now
-	recalled bool       // an earlier process received the start
-	recall   sync.Mutex // held while that is hashed again: before holding.mu
+	fillers  []dragonfly.Span // that transfers write into it now
+	recalled bool             // an earlier process received the start
+	recall   sync.Mutex       // held while that is hashed again: before holding.mu
 }
 
 // promise is a part of an arriving piece that a consumer was given before the
@@ -313,21 +313,52 @@ func (h *holding) begun() iter.Seq[dragonfly.PieceNum] {
 	return maps.Keys(maps.Clone(h.arriving))
 }
 
-// filling counts a transfer of a span into an arrival until the returned function
-// is called: its last bytes are there a moment before their digest is.
-func (h *holding) filling(a *arrival, span dragonfly.Span) (done func()) {
-	h.mu.Lock()
+// filling counts a transfer of a span of piece n into an arrival until done is
+// called: its last bytes are there a moment before their digest is. Two transfers
+// of the same bytes come one after the other: else one could leave its bytes on the
+// disk and the other its digest. It fails when ctx ends, or the arrival is gone.
+func (h *holding) filling(ctx context.Context, n dragonfly.PieceNum, a *arrival, span dragonfly.Span) (done func(), err error) {
+	if err := h.vacant(ctx, n, a, span); err != nil {
+		return nil, err
+	}
 	defer h.mu.Unlock()
 	for _, s := range a.trusted {
 		a.again = merge(a.again, dragonfly.Span{From: max(s.From, span.From), To: min(s.To, span.To)})
 	}
-	a.fillers++
+	a.fillers = append(a.fillers, span)
 	return func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		a.fillers--
+		i := slices.Index(a.fillers, span)
+		a.fillers = slices.Delete(a.fillers, i, i+1)
+		h.notify()
+	}, nil
+}
+
+// vacant waits until nobody writes bytes of a span of an arrival. Without an error
+// h.mu is held.
+func (h *holding) vacant(ctx context.Context, n dragonfly.PieceNum, a *arrival, span dragonfly.Span) error {
+	for {
+		h.mu.Lock()
+		if h.arriving[n] != a {
+			h.mu.Unlock()
+			return errOvertaken
+		}
+		if !slices.ContainsFunc(a.fillers, func(s dragonfly.Span) bool { return s.From < span.To && span.From < s.To }) {
+			return nil
+		}
+		changed := h.change()
+		h.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 }
+
+// errOvertaken is why a transfer ends that waited for another one.
+var errOvertaken = &dragonfly.Error{Kind: dragonfly.Canceled, Message: "the piece was settled meanwhile"}
 
 // advance records that the bytes of span are on disk and hashed; trusted ones
 // came straight from source or seed. Growth of the newest span is the hot path.
@@ -394,7 +425,7 @@ func (h *holding) sent(n dragonfly.PieceNum, a *arrival, assignment dragonfly.As
 // isWhole says that every byte of an arrival is here and hashed. h.mu is held.
 func (h *holding) isWhole(n dragonfly.PieceNum, a *arrival) bool {
 	from, to := h.layout.Extent(n)
-	return a.fillers == 0 && (from == to || len(a.spans) == 1 && a.spans[0].From <= from && a.spans[0].To >= to)
+	return len(a.fillers) == 0 && (from == to || len(a.spans) == 1 && a.spans[0].From <= from && a.spans[0].To >= to)
 }
 
 // whole hands out an arriving piece of which every byte is here, with its
@@ -453,7 +484,7 @@ func (h *holding) isTorn(n dragonfly.PieceNum) bool {
 func (h *holding) discard(n dragonfly.PieceNum, a *arrival) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.arriving[n] != a || a.fillers > 0 {
+	if h.arriving[n] != a || len(a.fillers) > 0 {
 		return false
 	}
 	delete(h.arriving, n)

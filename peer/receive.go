@@ -38,7 +38,11 @@ func (t *task) fill(ctx context.Context, h *holding, n dragonfly.PieceNum, span 
 	defer buffers.Put(buf)
 	start, _ := h.Layout().Extent(n)
 	a := h.arrive(n)
-	defer h.filling(a, span)()
+	done, err := h.filling(ctx, n, a, span)
+	if err != nil {
+		return span.From, err
+	}
+	defer done()
 	begun := (span.From - start) % dragonfly.BlockLen // bytes of a block that a broken source left
 	blocks := piecehash.NewHasher(a.blocks, span.From-begun-start)
 	defer blocks.Close()
@@ -196,6 +200,10 @@ func (t *task) throttle(ctx context.Context, n int) error {
 func (t *task) carry(ctx context.Context, h *holding, a dragonfly.Assignment) {
 	began := time.Now()
 	t.recall(h, a.Piece)
+	into := h.arrive(a.Piece)
+	if err := h.vacant(ctx, a.Piece, into, a.Span); err == nil {
+		h.mu.Unlock() // what others bring of the span is not fetched again
+	}
 	into, span := t.rest(h, a)
 	end, err := span.From, error(nil)
 	if span.Len() > 0 || a.Span.Len() == 0 {

@@ -5,6 +5,7 @@ package peer
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -379,8 +380,7 @@ func (t *task) assign(n *node, s dragonfly.Session, a dragonfly.Assignment) {
 		return
 	}
 	ctx, cancel := context.WithCancel(t.e.ctx)
-	before := append(t.displace(s, a.Piece), t.ending[a.Piece]...)
-	delete(t.ending, a.Piece)
+	before := append(t.displace(s, a.Piece), t.stopping(a.Piece)...)
 	f := flow{assignment: a, session: s, cancel: cancel, done: make(chan struct{})}
 	t.flows[a.ID] = f
 	t.mu.Unlock()
@@ -414,6 +414,26 @@ func (t *task) displace(s dragonfly.Session, n dragonfly.PieceNum) (before []flo
 		}
 	}
 	return before
+}
+
+// stopping are the transfers of a piece that were revoked and have not ended:
+// whoever goes on with any part of it waits for them, since they may still take
+// back the block that they stood in. t.mu is held.
+func (t *task) stopping(n dragonfly.PieceNum) []flow {
+	left := slices.DeleteFunc(t.ending[n], func(f flow) bool {
+		select {
+		case <-f.done:
+			return true
+		default:
+			return false
+		}
+	})
+	if len(left) == 0 {
+		delete(t.ending, n)
+		return nil
+	}
+	t.ending[n] = left
+	return left
 }
 
 // told waits until the outcome of every assignment that ended was told: the
@@ -490,6 +510,7 @@ func (t *task) reconsider(h *holding, n dragonfly.PieceNum) {
 		return
 	}
 	if _, _, last, ok := h.whole(n); ok && last.Task == h.task {
+		defer t.landing(last.ID)() // the job is not over before this is told, too
 		t.settle(h, PieceDone{Assignment: last, Layout: h.Layout()})
 	}
 }

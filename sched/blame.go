@@ -53,7 +53,8 @@ func (k *Machine) failed(m *member, ev *Event) {
 	}
 	if offset > span.From {
 		ar.here(dragonfly.Span{From: span.From, To: offset})
-	} else if offset < span.From {
+	} else if offset < span.From || offset == m.t.extent(n).From && ev.Reason == dragonfly.FailCanceled {
+		// It threw away what it had of the piece, not only of the span.
 		if ar.has(offset) {
 			k.discard(m, n)
 		}
