@@ -181,12 +181,18 @@ func (k *Machine) assign(child *member, n dragonfly.PieceNum, parent *member, sp
 	child.working++
 	child.p.listen.free--
 	child.p.listen.unacked++
-	from := Source
+	act := Action{Kind: Assign, Peer: child.p.id, Task: t.id, Piece: n, Span: span, Parent: Source, Assignment: a.id,
+		More: parent == nil && t.lacked.has(n+1)}
+	if parent != nil {
+		act.Parent = parent.p.id
+	}
+	if k.observer != nil {
+		k.explainAssign(child, parent, act)
+	}
 	if parent == nil {
 		child.sourcing++
 		k.counts.FromSource++
 	} else {
-		from = parent.p.id
 		a.copy, a.held = parent.copies(n), parent.have.has(n)
 		k.watch(t)
 		a.slot = len(parent.p.children)
@@ -204,8 +210,7 @@ func (k *Machine) assign(child *member, n dragonfly.PieceNum, parent *member, sp
 	}
 	k.live[a.id] = a
 	k.acks = append(k.acks, ackDue{k.now.Add(k.cfg.Ack), a.id})
-	k.out = append(k.out, Action{Kind: Assign, Peer: child.p.id, Task: t.id, Piece: n, Span: span, Parent: from, Assignment: a.id,
-		More: parent == nil && t.lacked.has(n+1)})
+	k.out = append(k.out, act)
 	k.refresh(child, n)
 }
 
@@ -221,6 +226,9 @@ func (k *Machine) heard(a *assignment) {
 // refreshes the child's piece.
 func (k *Machine) end(a *assignment, cancel bool) {
 	child, l := a.child, &a.child.p.listen
+	if cancel && k.observer != nil {
+		k.explainCancel(a)
+	}
 	delete(k.live, a.id)
 	child.working--
 	if !a.acked {
@@ -258,10 +266,14 @@ func (k *Machine) end(a *assignment, cancel bool) {
 	}
 	if cancel {
 		k.counts.Cancelled++
-		k.out = append(k.out, Action{Kind: Cancel, Peer: child.p.id, Task: child.t.id, Piece: a.piece, Span: a.span, Assignment: a.id})
+		k.out = append(k.out, a.cancellation())
 	}
 	*a = assignment{}
 	k.spareWork = append(k.spareWork, a)
+}
+
+func (a *assignment) cancellation() Action {
+	return Action{Kind: Cancel, Peer: a.child.p.id, Task: a.child.t.id, Piece: a.piece, Span: a.span, Assignment: a.id}
 }
 
 // cancelPiece ends all work on piece n at m and forgets what is there of it.

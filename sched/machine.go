@@ -31,8 +31,9 @@ type Machine struct {
 
 	agenda
 	scratch
-	visit  uint64 // number of the present search through receivers
-	counts Counts
+	visit    uint64 // number of the present search through receivers
+	counts   Counts
+	observer func(Decision) // nil: nobody wants reasons
 }
 
 // agenda is what a step still has to look at. It is empty between steps.
@@ -87,6 +88,9 @@ func (k *Machine) Step(now Instant, ev Event, out []Action) []Action {
 	k.elapse()
 	k.apply(&ev)
 	k.settle()
+	if k.observer != nil {
+		k.tellRest(k.out[len(out):])
+	}
 	out, k.out = k.out, nil
 	return out
 }

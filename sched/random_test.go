@@ -3,6 +3,7 @@
 package sched
 
 import (
+	order "cmp"
 	"fmt"
 	"slices"
 	"testing"
@@ -16,7 +17,8 @@ import (
 // chaos draws events, sensible ones and others, for a small swarm. It knows
 // what was assigned, so that most answers are about something.
 type chaos struct {
-	m, twin *Machine
+	m, twin *Machine // the twin is observed, which must change nothing
+	told    []Action // by the twin, in this step
 	now     Instant
 	work    []Action
 	joined  []Peer // 1 is the seed while it is there
@@ -37,8 +39,12 @@ func (c *chaos) step(t *rapid.T, ev Event) {
 	if err := c.m.Check(); err != nil {
 		t.Fatalf("after %+v: %v: %v", ev, got, err)
 	}
+	c.told = c.told[:0]
 	if other := c.twin.Step(c.now, ev, nil); !slices.Equal(got, other) {
 		t.Fatalf("after %+v the same machine decides otherwise:\n%s", ev, cmp.Diff(got, other))
+	}
+	if !slices.Equal(inOrder(got), inOrder(c.told)) {
+		t.Fatalf("after %+v the observer was told otherwise:\n%s", ev, cmp.Diff(got, c.told))
 	}
 	for _, a := range got {
 		switch a.Kind {
@@ -51,6 +57,13 @@ func (c *chaos) step(t *rapid.T, ev Event) {
 			c.work = slices.DeleteFunc(c.work, func(w Action) bool { return w.Assignment == a.Assignment && w.Assignment%5 != 0 })
 		}
 	}
+}
+
+// inOrder sorts actions: an observer hears those with a reason of their own last.
+func inOrder(actions []Action) []Action {
+	return slices.SortedFunc(slices.Values(actions), func(a, b Action) int {
+		return order.Or(order.Compare(a.Kind, b.Kind), order.Compare(a.Assignment, b.Assignment), order.Compare(a.Peer, b.Peer), order.Compare(a.Piece, b.Piece))
+	})
 }
 
 func (c *chaos) peer(t *rapid.T) Peer {
@@ -201,6 +214,12 @@ func TestRandomEvents(t *testing.T) {
 		cfg := Config{Seed: rapid.Uint64().Draw(t, "seed"), Parts: rapid.SampledFrom([]int{0, 1, 9}).Draw(t, "parts"),
 			Failures: rapid.IntRange(0, 2).Draw(t, "failures"), Elimination: rapid.IntRange(0, 2).Draw(t, "elimination")}
 		c := &chaos{m: New(cfg), twin: New(cfg)}
+		c.twin.Observe(func(d Decision) {
+			if (d.Choice == ChoiceNone) == (d.Action.Kind == Assign || d.Action.Kind == Cancel) {
+				t.Fatalf("a decision without a reason, or with two: %+v", d)
+			}
+			c.told = append(c.told, d.Action)
+		})
 		c.join(t, true)
 		for range rapid.IntRange(0, 12).Draw(t, "peers") {
 			c.join(t, false)

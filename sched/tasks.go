@@ -267,8 +267,8 @@ func (k *Machine) registered(p *peer, t *task, ev *Event) {
 		}
 		k.grow(t, int(n)+1)
 		if !m.have.has(n) {
-			k.dropArrival(m, n)
 			m.have.put(n, true)
+			k.dropArrival(m, n)
 		}
 	}
 	m.listed = (m.serves || p.seed) && p.trusted()

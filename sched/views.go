@@ -29,6 +29,10 @@ type Counts struct {
 // Counts returns the totals so far.
 func (k *Machine) Counts() Counts { return k.counts }
 
+// Config returns the limits that the machine keeps, defaults filled in. A machine
+// made with them decides alike.
+func (k *Machine) Config() Config { return k.cfg }
+
 // PeerState is what the books say about a peer.
 type PeerState struct {
 	Peer        Peer
