@@ -150,7 +150,7 @@ const (
 	EventVerified EventKind = "verified" // Piece is held; Assignment and Parent say where the last bytes came from; Digest when the seed tells it
 	EventReceived EventKind = "received" // all bytes of the assignment are here, the piece is not verified yet
 	EventFailed   EventKind = "failed"   // the assignment failed for Reason at Offset
-	EventLost     EventKind = "lost"     // Piece is held no more
+	EventLost     EventKind = "lost"     // Piece is held no more, or all that was received of it was given up
 	EventPosition EventKind = "position" // Job reads at Offset next
 	EventStopped  EventKind = "stopped"  // Job wants the task no more; what is held is served on
 	EventDropped  EventKind = "dropped"  // nothing of the task is held or wanted any more
@@ -187,7 +187,7 @@ const (
 	FailUnknown  FailReason = "unknown"  // 404: the parent does not have the task, or not for us
 	FailVersion  FailReason = "version"  // 412: the parent has another version
 	FailIdentity FailReason = "identity" // another process answers at the parent's address
-	FailMismatch FailReason = "mismatch" // digest wrong: an accusation of the parent
+	FailMismatch FailReason = "mismatch" // digest wrong: an accusation of the parent; all of the piece is given up
 	FailSource   FailReason = "source"   // the source failed; Failure says how
 	FailStore    FailReason = "store"    // this peer could not write: nobody's fault but its own
 	FailCanceled FailReason = "canceled" // cancelled by assignment or by the user

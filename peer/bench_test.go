@@ -69,7 +69,7 @@ func assignment(h *holding, n dragonfly.PieceNum, from dragonfly.ParentKind) dra
 // once fills one piece from the source, as an assignment of the seed does.
 func (t *task) once(tb testing.TB, h *holding, body *bytes.Reader) {
 	a := assignment(h, 0, dragonfly.ParentSource)
-	end, err := t.fill(tb.Context(), h, 0, a.Span, body, dragonfly.ParentSource)
+	end, err := t.fill(tb.Context(), h, h.arrive(0), a, a.Span, body)
 	if err != nil || end != a.Span.To {
 		tb.Fatalf("filled up to %d: %v", end, err)
 	}

@@ -33,8 +33,7 @@ type holding struct {
 	manifest []dragonfly.PieceDigest
 	arriving map[dragonfly.PieceNum]*arrival
 	promises map[dragonfly.PieceNum][]*promise
-	torn     map[dragonfly.PieceNum]struct{} // thrown away without the scheduler's knowing how much
-	grown    chan struct{}                   // closed at the next change; nil while nobody waits
+	grown    chan struct{} // closed at the next change; nil while nobody waits
 	verdicts []*verdict
 	word     dragonfly.Digest // as the supernode says that its seed found it
 	void     error            // why no more bytes of this version will come
@@ -91,7 +90,6 @@ func newHolding(content *store.Content, ticket dragonfly.Ticket, lost func(drago
 		tickets:  [2]dragonfly.Ticket{ticket},
 		arriving: map[dragonfly.PieceNum]*arrival{},
 		promises: map[dragonfly.PieceNum][]*promise{},
-		torn:     map[dragonfly.PieceNum]struct{}{},
 	}
 }
 
@@ -313,38 +311,42 @@ func (h *holding) begun() iter.Seq[dragonfly.PieceNum] {
 	return maps.Keys(maps.Clone(h.arriving))
 }
 
-// filling counts a transfer of a span of piece n into an arrival until done is
-// called: its last bytes are there a moment before their digest is. Two transfers
-// of the same bytes come one after the other: else one could leave its bytes on the
-// disk and the other its digest. It fails when ctx ends, or the arrival is gone.
-func (h *holding) filling(ctx context.Context, n dragonfly.PieceNum, a *arrival, span dragonfly.Span) (done func(), err error) {
-	if err := h.vacant(ctx, n, a, span); err != nil {
+// filling counts a transfer of a span for an assignment into an arrival until done
+// is called, with how far it came: its last bytes are there a moment before their
+// digest is. Two transfers of the same bytes come one after the other: else one
+// could leave its bytes on the disk and the other its digest. It fails when ctx
+// ends, or the arrival is gone.
+func (h *holding) filling(ctx context.Context, into *arrival, a dragonfly.Assignment, span dragonfly.Span) (done func(end int64), err error) {
+	if err := h.vacant(ctx, a.Piece, into, span); err != nil {
 		return nil, err
 	}
 	defer h.mu.Unlock()
-	for _, s := range a.trusted {
-		a.again = merge(a.again, dragonfly.Span{From: max(s.From, span.From), To: min(s.To, span.To)})
+	for _, s := range into.trusted {
+		into.again = merge(into.again, dragonfly.Span{From: max(s.From, span.From), To: min(s.To, span.To)})
 	}
-	a.fillers = append(a.fillers, span)
-	return func() {
+	into.fillers = append(into.fillers, span)
+	return func(end int64) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		i := slices.Index(a.fillers, span)
-		a.fillers = slices.Delete(a.fillers, i, i+1)
+		i := slices.Index(into.fillers, span)
+		into.fillers = slices.Delete(into.fillers, i, i+1)
+		if end > span.From {
+			into.senders = append(into.senders, sender{a, dragonfly.Span{From: span.From, To: end}})
+		}
 		h.notify()
 	}, nil
 }
 
 // vacant waits until nobody writes bytes of a span of an arrival. Without an error
 // h.mu is held.
-func (h *holding) vacant(ctx context.Context, n dragonfly.PieceNum, a *arrival, span dragonfly.Span) error {
+func (h *holding) vacant(ctx context.Context, n dragonfly.PieceNum, into *arrival, span dragonfly.Span) error {
 	for {
 		h.mu.Lock()
-		if h.arriving[n] != a {
+		if h.arriving[n] != into {
 			h.mu.Unlock()
 			return errOvertaken
 		}
-		if !slices.ContainsFunc(a.fillers, func(s dragonfly.Span) bool { return s.From < span.To && span.From < s.To }) {
+		if !slices.ContainsFunc(into.fillers, func(s dragonfly.Span) bool { return s.From < span.To && span.From < s.To }) {
 			return nil
 		}
 		changed := h.change()
@@ -357,8 +359,30 @@ func (h *holding) vacant(ctx context.Context, n dragonfly.PieceNum, a *arrival, 
 	}
 }
 
-// errOvertaken is why a transfer ends that waited for another one.
+// errOvertaken is why a transfer ends whose piece was held or thrown away
+// meanwhile.
 var errOvertaken = &dragonfly.Error{Kind: dragonfly.Canceled, Message: "the piece was settled meanwhile"}
+
+// gap is the first part of a span of an arrival that is neither here nor brought
+// by somebody, after all who bring some of it have ended. It fails when ctx ends,
+// or the arrival is gone.
+func (h *holding) gap(ctx context.Context, into *arrival, n dragonfly.PieceNum, span dragonfly.Span) (gap dragonfly.Span, open bool, err error) {
+	if err := h.vacant(ctx, n, into, span); err != nil {
+		return span, false, err
+	}
+	defer h.mu.Unlock()
+	gap = span
+	for _, s := range into.spans { // ascending, and apart
+		if s.From <= gap.From && gap.From < s.To {
+			gap.From = s.To
+		} else if gap.From < s.From {
+			gap.To = min(gap.To, s.From)
+			break
+		}
+	}
+	from, to := h.layout.Extent(n)
+	return gap, gap.Len() > 0 || from == to && len(into.senders) == 0, nil
+}
 
 // advance records that the bytes of span are on disk and hashed; trusted ones
 // came straight from source or seed. Growth of the newest span is the hot path.
@@ -408,18 +432,18 @@ func without(spans []dragonfly.Span, cut dragonfly.Span) (left []dragonfly.Span)
 	return left
 }
 
-// sent records that an assignment brought a span of an arriving piece, and says
-// whether the piece is whole now; ok is false when it is not arriving any more.
-func (h *holding) sent(n dragonfly.PieceNum, a *arrival, assignment dragonfly.Assignment, span dragonfly.Span) (whole, ok bool) {
+// landed says whether an arriving piece is whole now, that an assignment of it
+// ended; ok is false when it is not arriving any more.
+func (h *holding) landed(a dragonfly.Assignment, into *arrival) (whole, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.arriving[n] != a {
+	if h.arriving[a.Piece] != into {
 		return false, false
 	}
-	if from, to := h.layout.Extent(n); span.Len() > 0 || from == to {
-		a.senders = append(a.senders, sender{assignment, span})
+	if from, to := h.layout.Extent(a.Piece); from == to {
+		into.senders = append(into.senders, sender{a, dragonfly.Span{From: from, To: to}})
 	}
-	return h.isWhole(n, a), true
+	return h.isWhole(a.Piece, into), true
 }
 
 // isWhole says that every byte of an arrival is here and hashed. h.mu is held.
@@ -458,24 +482,8 @@ func (h *holding) commit(n dragonfly.PieceNum, d dragonfly.PieceDigest) error {
 	}
 	delete(h.promises, n)
 	delete(h.arriving, n)
-	delete(h.torn, n)
 	h.notify()
 	return nil
-}
-
-// tear marks a piece of which more was thrown away than the scheduler can be
-// told: only accusations speak of whole pieces.
-func (h *holding) tear(n dragonfly.PieceNum) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.torn[n] = struct{}{}
-}
-
-func (h *holding) isTorn(n dragonfly.PieceNum) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	_, torn := h.torn[n]
-	return torn
 }
 
 // discard forgets an arrival whose bytes proved wrong; false: somebody else did,
@@ -502,18 +510,6 @@ func (h *holding) received(n dragonfly.PieceNum) int64 {
 		return a.spans[0].To
 	}
 	return from
-}
-
-// reached is how far the bytes of an arrival from off on are here.
-func (h *holding) reached(a *arrival, off int64) int64 {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, s := range a.spans { // ascending, and apart
-		if s.From <= off && off < s.To {
-			return s.To
-		}
-	}
-	return off
 }
 
 // available is how far the bytes from off on are here, held or arriving, and

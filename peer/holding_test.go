@@ -103,11 +103,11 @@ func TestPromises(t *testing.T) {
 				t.Fatalf("given up to %d, %v", end, err)
 			}
 			if k.over {
-				done, err := h.filling(t.Context(), 0, a, dragonfly.Span{From: dragonfly.BlockLen, To: pieceLen})
+				done, err := h.filling(t.Context(), a, assignment(h, 0, dragonfly.ParentSeed), dragonfly.Span{From: dragonfly.BlockLen, To: pieceLen})
 				if err != nil {
 					t.Fatal(err)
 				}
-				done()
+				done(dragonfly.BlockLen)
 			}
 			if k.again != nil {
 				if !h.discard(0, a) {

@@ -163,9 +163,9 @@ func (o *origin) run(ctx context.Context) {
 			began := time.Now()
 			o.t.recall(o.h, a.Piece)
 			o.t.restart(o.h, a.Piece)
-			into, span := o.t.rest(o.h, a)
-			end, err := o.read(ctx, a.Piece, span, o.runEnd(a))
-			o.t.landed(o.h, into, a, dragonfly.Span{From: span.From, To: end}, time.Since(began), o.outcome(a, end, err))
+			into := o.h.arrive(a.Piece)
+			end, brought, err := o.h.fetch(ctx, into, a, func(gap dragonfly.Span) (int64, error) { return o.read(ctx, into, a, gap, o.runEnd(a)) })
+			o.t.landed(o.h, into, a, end, brought, time.Since(began), o.outcome(a, end, err))
 			o.t.ended(a.ID)
 			timer.Reset(lingering)
 			continue
@@ -219,16 +219,16 @@ var errNoPiece = &dragonfly.Error{Kind: dragonfly.Canceled, Message: "the conten
 // read brings a span of a piece from the source, asking again where it breaks
 // off. A new request ends at to, 0 for with the content. io.EOF means that the content ended at end, and its length was not
 // known before.
-func (o *origin) read(ctx context.Context, n dragonfly.PieceNum, span dragonfly.Span, to int64) (end int64, err error) {
+func (o *origin) read(ctx context.Context, into *arrival, a dragonfly.Assignment, span dragonfly.Span, to int64) (end int64, err error) {
 	o.reading.Lock()
 	defer o.reading.Unlock()
-	if l := o.h.Layout(); l.Known() && n > 0 && span.From >= l.Length {
+	if l := o.h.Layout(); l.Known() && a.Piece > 0 && span.From >= l.Length {
 		return span.From, errNoPiece // it was assigned while the length was unknown
 	}
 	pause := time.Second
 	for try := 1; ; try++ {
 		before := span.From
-		span.From, err = o.readOnce(ctx, n, span, to)
+		span.From, err = o.readOnce(ctx, into, a, span, to)
 		if err == nil || atEnd(err) {
 			return span.From, err
 		}
@@ -255,15 +255,15 @@ func (o *origin) read(ctx context.Context, n dragonfly.PieceNum, span dragonfly.
 	}
 }
 
-func (o *origin) readOnce(ctx context.Context, n dragonfly.PieceNum, span dragonfly.Span, to int64) (end int64, err error) {
+func (o *origin) readOnce(ctx context.Context, into *arrival, a dragonfly.Assignment, span dragonfly.Span, to int64) (end int64, err error) {
 	if err := o.seek(ctx, span.From, to); err != nil {
 		return span.From, err
 	}
-	end, err = o.t.fill(ctx, o.h, n, span, o.body, dragonfly.ParentSource)
+	end, err = o.t.fill(ctx, o.h, into, a, span, o.body)
 	o.pos = end
 	if atEnd(err) && end == o.to && end > span.From { // of the request, not of the content
 		o.close()
-		return o.readOnce(ctx, n, dragonfly.Span{From: end, To: span.To}, to)
+		return o.readOnce(ctx, into, a, dragonfly.Span{From: end, To: span.To}, to)
 	}
 	if atEnd(err) {
 		if o.h.Layout().Known() {

@@ -3,7 +3,6 @@
 package peer
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -28,23 +27,23 @@ const prefixStep = 16 * dragonfly.BlockLen
 // buffers holds the one buffer per transfer that bodies pass through.
 var buffers = sync.Pool{New: func() any { return new(make([]byte, readSize)) }}
 
-// fill copies a body into the holding at span, hashing on the way, and says
+// fill copies a body into an arrival at span, hashing on the way, and says
 // how far it came: end is where the next transfer of this piece has to begin.
 // A broken parent leaves whole blocks only, so that each block has one sender.
 // An io.EOF before the span's end is
 // returned as such when the length of the content is unknown.
-func (t *task) fill(ctx context.Context, h *holding, n dragonfly.PieceNum, span dragonfly.Span, body io.Reader, from dragonfly.ParentKind) (end int64, err error) {
+func (t *task) fill(ctx context.Context, h *holding, into *arrival, a dragonfly.Assignment, span dragonfly.Span, body io.Reader) (end int64, err error) {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
+	n, from := a.Piece, a.Parent.Kind
 	start, _ := h.Layout().Extent(n)
-	a := h.arrive(n)
-	done, err := h.filling(ctx, n, a, span)
+	done, err := h.filling(ctx, into, a, span)
 	if err != nil {
 		return span.From, err
 	}
-	defer done()
+	defer func() { done(end) }()
 	begun := (span.From - start) % dragonfly.BlockLen // bytes of a block that a broken source left
-	blocks := piecehash.NewHasher(a.blocks, span.From-begun-start)
+	blocks := piecehash.NewHasher(into.blocks, span.From-begun-start)
 	defer blocks.Close()
 	if begun > 0 {
 		if _, err := io.Copy(blocks, io.NewSectionReader(h.content.File(), span.From-begun, begun)); err != nil {
@@ -68,7 +67,7 @@ func (t *task) fill(ctx context.Context, h *holding, n dragonfly.PieceNum, span 
 				break
 			}
 			end += int64(m)
-			h.advance(a, dragonfly.Span{From: span.From, To: end}, from != dragonfly.ParentPeer)
+			h.advance(into, dragonfly.Span{From: span.From, To: end}, from != dragonfly.ParentPeer)
 			t.count(from, int64(m))
 			if end-recorded >= prefixStep {
 				recorded = t.remember(h, n, from)
@@ -88,7 +87,7 @@ func (t *task) fill(ctx context.Context, h *holding, n dragonfly.PieceNum, span 
 	}
 	if whole := start + (end-start)/dragonfly.BlockLen*dragonfly.BlockLen; whole < end && from != dragonfly.ParentSource {
 		whole = max(whole, span.From)
-		h.cut(a, dragonfly.Span{From: whole, To: end})
+		h.cut(into, dragonfly.Span{From: whole, To: end})
 		end = whole
 	}
 	t.remember(h, n, from)
@@ -158,11 +157,16 @@ func (t *task) recall(h *holding, n dragonfly.PieceNum) {
 // if nothing can verify it: no digest is known, and some of it came from
 // others.
 func (t *task) restart(h *holding, n dragonfly.PieceNum) {
-	a := h.arrive(n)
-	if !h.expected(n).IsZero() || h.pure(a) || !h.discard(n, a) {
-		return
+	if a := h.arrive(n); h.expected(n).IsZero() && !h.pure(a) && h.discard(n, a) {
+		t.lost(h, n)
 	}
-	_ = h.content.Drop(n) // lost: the piece is begun anew by a later process, too
+}
+
+// lost says that nothing is here any more of a piece that was thrown away, to a
+// later process, too.
+func (t *task) lost(h *holding, n dragonfly.PieceNum) {
+	_ = h.content.Drop(n)
+	t.report(dragonfly.Event{Kind: dragonfly.EventLost, Task: h.task, Version: h.version, Piece: n})
 }
 
 // throttle waits for the limits of the task and of the engine.
@@ -201,30 +205,31 @@ func (t *task) carry(ctx context.Context, h *holding, a dragonfly.Assignment) {
 	began := time.Now()
 	t.recall(h, a.Piece)
 	into := h.arrive(a.Piece)
-	if err := h.vacant(ctx, a.Piece, into, a.Span); err == nil {
-		h.mu.Unlock() // what others bring of the span is not fetched again
-	}
-	into, span := t.rest(h, a)
-	end, err := span.From, error(nil)
-	if span.Len() > 0 || a.Span.Len() == 0 {
-		end, err = t.transfer(ctx, h, a, span)
-	}
-	t.landed(h, into, a, dragonfly.Span{From: span.From, To: end}, time.Since(began), err)
+	end, brought, err := h.fetch(ctx, into, a, func(gap dragonfly.Span) (int64, error) { return t.transfer(ctx, h, into, a, gap) })
+	t.landed(h, into, a, end, brought, time.Since(began), err)
 }
 
-// rest is what is missing of an assignment from its first missing byte on, and
-// the arrival that it belongs to. Of a piece that was thrown away it is all that
-// is missing, once nothing else of the piece is in work.
-func (t *task) rest(h *holding, a dragonfly.Assignment) (into *arrival, span dragonfly.Span) {
-	into, span = h.arrive(a.Piece), a.Span
-	if h.isTorn(a.Piece) && t.alone(a) {
-		span.From, span.To = h.Layout().Extent(a.Piece)
+// fetch transfers what is missing of an assignment's span, gap by gap, and says
+// how far the span is here and how many bytes were brought. What others bring is
+// waited for, not fetched.
+func (h *holding) fetch(ctx context.Context, into *arrival, a dragonfly.Assignment, transfer func(gap dragonfly.Span) (end int64, err error)) (end, brought int64, err error) {
+	for end = a.Span.From; ; {
+		gap, open, err := h.gap(ctx, into, a.Piece, dragonfly.Span{From: end, To: a.Span.To})
+		if err != nil {
+			return end, brought, err
+		}
+		if !open {
+			return a.Span.To, brought, nil
+		}
+		end, err = transfer(gap)
+		brought += end - gap.From
+		if err != nil || gap.Len() == 0 {
+			return end, brought, err
+		}
 	}
-	span.From = min(h.reached(into, span.From), span.To)
-	return into, span
 }
 
-func (t *task) transfer(ctx context.Context, h *holding, a dragonfly.Assignment, span dragonfly.Span) (end int64, err error) {
+func (t *task) transfer(ctx context.Context, h *holding, into *arrival, a dragonfly.Assignment, span dragonfly.Span) (end int64, err error) {
 	h.mu.Lock()
 	ticket := h.tickets[0]
 	h.mu.Unlock()
@@ -236,31 +241,29 @@ func (t *task) transfer(ctx context.Context, h *holding, a dragonfly.Assignment,
 		return span.From, err
 	}
 	defer body.Close()
-	return t.fill(ctx, h, a.Piece, span, body, a.Parent.Kind)
+	return t.fill(ctx, h, into, a, span, body)
 }
 
-// landed settles what an assignment brought: got is what arrived, err why it
-// is not all.
-func (t *task) landed(h *holding, into *arrival, a dragonfly.Assignment, got dragonfly.Span, took time.Duration, err error) {
-	defer t.landing(a.ID)()
+// landed settles what an assignment brought: so many bytes of into, which are
+// here up to end now; err is why that is not all.
+func (t *task) landed(h *holding, into *arrival, a dragonfly.Assignment, end, brought int64, took time.Duration, err error) {
+	defer t.landing()()
 	if _, stop := h.Layout().Extent(a.Piece); a.Span.To > stop {
 		a.Span.To = stop // the length became known meanwhile
 	}
-	if err == nil && got.To < a.Span.To {
+	if err == nil && end < a.Span.To {
 		err = io.ErrUnexpectedEOF
 	}
-	done := PieceDone{Assignment: a, Layout: h.Layout(), Bytes: got.Len(), Took: took}
-	whole, ok := h.sent(a.Piece, into, a, got)
+	done := PieceDone{Assignment: a, Layout: h.Layout(), Bytes: brought, Took: took}
+	whole, ok := h.landed(a, into)
 	switch {
 	case !ok:
 		t.overtaken(h, done)
-	case !whole && h.isTorn(a.Piece):
-		t.failed(done, a.Span.From, cmp.Or(err, error(errTorn))) // it is given again, with what was thrown away
 	case !whole && atEnd(err) && !h.Layout().Known():
 		t.report(t.event(dragonfly.EventReceived, h, a)) // the length will follow
 		t.observe(func(o Observer) { o.Piece(done) })
 	case err != nil && !whole:
-		t.failed(done, got.To, err)
+		t.failed(done, end, err)
 	case h.content.Has(a.Piece):
 		t.report(t.event(dragonfly.EventVerified, h, a))
 	case !whole:
@@ -279,7 +282,7 @@ func (t *task) overtaken(h *holding, done PieceDone) {
 		t.report(t.event(dragonfly.EventVerified, h, a))
 		return
 	}
-	t.failed(done, a.Span.From, &transfer.FetchError{Reason: dragonfly.FailCanceled, Err: errors.New("the piece was thrown away meanwhile")})
+	t.failed(done, a.Span.From, errOvertaken)
 }
 
 // settle verifies a piece that is whole, or leaves it until its digest is
@@ -324,10 +327,6 @@ func (h *holding) pure(a *arrival) bool {
 	return !a.recalled || sourced
 }
 
-// errTorn is why an assignment is to be given again although it brought its
-// bytes.
-var errTorn = &dragonfly.Error{Kind: dragonfly.Canceled, Message: "other parts of the piece were thrown away"}
-
 // accuse finds who sent the wrong bytes of a piece, reports it and throws the
 // piece away. With one sender there is nothing to find; with several the
 // block digests, which are proved by the piece's digest, tell.
@@ -336,23 +335,16 @@ func (t *task) accuse(h *holding, a dragonfly.Assignment, arrived *arrival, want
 		t.overtaken(h, done)
 		return
 	}
-	_ = h.content.Drop(a.Piece)
 	start, stop := h.Layout().Extent(a.Piece)
+	err := &transfer.FetchError{Reason: dragonfly.FailMismatch, Err: errors.New("the piece's digest is not the manifest's")}
 	blamed := t.culprit(h, a.Piece, arrived, want, dragonfly.Span{From: start, To: stop})
 	if blamed == nil {
-		h.tear(a.Piece)
+		t.lost(h, a.Piece)
+		return
 	}
-	err := &transfer.FetchError{Reason: dragonfly.FailMismatch,
-		Err: errors.New("the piece's digest is not the manifest's")}
-	if blamed != nil && blamed.assignment.ID != a.ID {
-		accused := done
-		accused.Assignment = blamed.assignment
-		t.failed(accused, start, err)
-	}
-	if blamed == nil || blamed.assignment.ID != a.ID {
-		err = &transfer.FetchError{Reason: dragonfly.FailCanceled, Err: err.Err}
-	}
-	t.failed(done, start, err)
+	_ = h.content.Drop(a.Piece)
+	done.Assignment = blamed.assignment
+	t.failed(done, start, err) // which says that all of the piece is lost
 }
 
 func (t *task) culprit(h *holding, n dragonfly.PieceNum, arrived *arrival, want dragonfly.PieceDigest, extent dragonfly.Span) *sender {

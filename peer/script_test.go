@@ -363,7 +363,7 @@ func TestNobodyIsBlamedWithoutProof(t *testing.T) {
 		w.net.limit("10.0.1.4", mib)
 		a := child.assign(0, dragonfly.Span{To: cut}, one, w.digest(0))
 		b := child.assign(0, dragonfly.Span{From: cut, To: pieceLen}, two, w.digest(0))
-		w.hears(child.script, a, dragonfly.EventFailed)
+		w.hears(child.script, 0, dragonfly.EventLost)
 		for _, id := range []dragonfly.AssignmentID{a, b} {
 			for _, ev := range child.script.told(id) {
 				if ev.Kind == dragonfly.EventFailed && ev.Reason != dragonfly.FailCanceled {
@@ -371,8 +371,7 @@ func TestNobodyIsBlamedWithoutProof(t *testing.T) {
 				}
 			}
 		}
-		// The supernode thinks that the second part is here still.
-		child.assign(0, dragonfly.Span{To: cut}, good.as(), w.digest(0))
+		child.whole(0, good.as(), w.digest(0))
 		w.succeed(child.download, w.origin.content)
 	})
 }

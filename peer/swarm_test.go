@@ -4,6 +4,7 @@ package peer_test
 
 import (
 	"testing"
+	"time"
 
 	"dragonfly"
 	"dragonfly/peer"
@@ -22,6 +23,7 @@ func TestOnePeerCold(t *testing.T) {
 		if got := received(d.Progress()); got != int64(len(w.origin.content)) {
 			t.Errorf("the peer received %d bytes for a content of %d", got, len(w.origin.content))
 		}
+		<-time.After(time.Second) // the last report is on its way
 		m.close()
 		var verified dragonfly.PieceSet
 		for _, ev := range m.told() {

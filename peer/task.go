@@ -56,7 +56,6 @@ type flow struct {
 	session    dragonfly.Session // that gave it
 	cancel     context.CancelFunc
 	done       chan struct{} // closed when its transfer has ended
-	landed     bool          // no more bytes come
 }
 
 func newTask(e *Engine, id dragonfly.TaskID) *task {
@@ -298,16 +297,12 @@ func (t *task) drop() {
 	}
 }
 
-// landing says that no more bytes of an assignment come. Its end is reported
-// before it is out of the books, and what follows may be here sooner. The
-// returned function says that everybody was told.
-func (t *task) landing(id dragonfly.AssignmentID) (told func()) {
+// landing says that an assignment ends. Its end is reported before it is out of
+// the books, and what follows may be here sooner. The returned function says that
+// everybody was told.
+func (t *task) landing() (told func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if f, ok := t.flows[id]; ok {
-		f.landed = true
-		t.flows[id] = f
-	}
 	t.settling++
 	return func() {
 		t.mu.Lock()
@@ -315,18 +310,6 @@ func (t *task) landing(id dragonfly.AssignmentID) (told func()) {
 		t.settling--
 		t.notify()
 	}
-}
-
-// alone says that no other assignment of the same piece is at work.
-func (t *task) alone(a dragonfly.Assignment) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for id, f := range t.flows {
-		if id != a.ID && f.assignment.Piece == a.Piece && !f.landed {
-			return false
-		}
-	}
-	return true
 }
 
 // join makes what a supernode says about the task wait for the answer to its
@@ -510,7 +493,7 @@ func (t *task) reconsider(h *holding, n dragonfly.PieceNum) {
 		return
 	}
 	if _, _, last, ok := h.whole(n); ok && last.Task == h.task {
-		defer t.landing(last.ID)() // the job is not over before this is told, too
+		defer t.landing()() // the job is not over before this is told, too
 		t.settle(h, PieceDone{Assignment: last, Layout: h.Layout()})
 	}
 }
@@ -606,13 +589,13 @@ func (t *task) readMissing(ctx context.Context, h *holding, want []dragonfly.Spa
 			from, to := h.Layout().Extent(n)
 			a := dragonfly.Assignment{Task: t.id, Version: h.version, Piece: n, Span: dragonfly.Span{From: from, To: to},
 				Parent: dragonfly.Parent{Kind: dragonfly.ParentSource, CID: sourceCID(t.request().URL)}}
-			into, span := t.rest(h, a)
-			end, err := o.read(ctx, n, span, h.runEnd(n, want))
+			into := h.arrive(n)
+			end, brought, err := h.fetch(ctx, into, a, func(gap dragonfly.Span) (int64, error) { return o.read(ctx, into, a, gap, h.runEnd(n, want)) })
 			err = o.outcome(a, end, err)
 			if errors.Is(err, errNoPiece) {
 				break
 			}
-			t.landed(h, into, a, dragonfly.Span{From: span.From, To: end}, time.Since(began), err)
+			t.landed(h, into, a, end, brought, time.Since(began), err)
 			if err != nil {
 				return err
 			}

@@ -57,9 +57,10 @@ type world struct {
 	origin *origin
 	log    *slog.Logger
 
-	mu     sync.Mutex // guards all below
-	nodes  map[string]*node
-	agents int
+	mu       sync.Mutex // guards all below
+	nodes    map[string]*node
+	agents   int
+	machines []*machine
 }
 
 // inWorld runs a test in a world of its own.
@@ -221,6 +222,7 @@ type machine struct {
 	dead    bool
 	jobs    int
 	reports []dragonfly.Event // all that it told supernodes
+	history strings.Builder   // that and what it was given, in words
 	given   map[dragonfly.AssignmentID]dragonfly.Assignment
 	answers func() // called between a registration and its answer
 }
@@ -244,6 +246,9 @@ func (w *world) machine(ip, dir string, o options) *machine {
 	agent := sha256.Sum256(fmt.Append(nil, ip, w.agents))
 	w.mu.Unlock()
 	m := &machine{w: w, ip: ip, dir: dir, given: map[dragonfly.AssignmentID]dragonfly.Assignment{}}
+	w.mu.Lock()
+	w.machines = append(w.machines, m)
+	w.mu.Unlock()
 	var err error
 	m.store, err = store.Open(store.Options{Dir: dir, BootID: cmp.Or(o.boot, "this boot"), HostName: "this host", Quota: o.quota, Log: w.log})
 	if err != nil {
@@ -347,6 +352,11 @@ func (m *machine) told() []dragonfly.Event {
 	return slices.Clone(m.reports)
 }
 
+// note adds a line to the history. m.mu is held.
+func (m *machine) note(format string, args ...any) {
+	fmt.Fprintf(&m.history, "%s %s "+format+"\n", append([]any{time.Now().Format("04:05.000"), m.ip}, args...)...)
+}
+
 // failures are the assignments that a machine reported as failed, for another
 // reason than having been cancelled.
 func (m *machine) failures() (out []dragonfly.Event) {
@@ -406,18 +416,12 @@ func (w *world) state() string {
 		rec := httptest.NewRecorder()
 		r := httptest.NewRequest("GET", "/p2p/v1/state/tasks/"+job().Request.TaskID().String(), nil)
 		n.sn.Admin().ServeHTTP(rec, r)
-		fmt.Fprintf(&text, "%s: %s\n%s", addr, rec.Body, n.seed.history())
+		fmt.Fprintf(&text, "%s: %s\n", addr, rec.Body)
 	}
-	return text.String()
-}
-
-// history is what a machine told its supernodes, a line for each event.
-func (m *machine) history() string {
-	var text strings.Builder
-	for _, ev := range m.told() {
-		a := m.assignment(ev.Assignment)
-		fmt.Fprintf(&text, "%s: %s of piece %d by %d %v from %s %v: %s at %d %v\n", m.ip, ev.Kind, ev.Piece, ev.Assignment, a.Span,
-			a.Parent.Kind, a.Parent.Addrs, ev.Reason, ev.Offset, ev.Failure)
+	for _, m := range w.machines {
+		m.mu.Lock()
+		text.WriteString(m.history.String())
+		m.mu.Unlock()
 	}
 	return text.String()
 }
@@ -538,12 +542,19 @@ type recorder struct {
 func (r recorder) Sync(ctx context.Context, report dragonfly.Report) (dragonfly.Work, error) {
 	r.m.mu.Lock()
 	r.m.reports = append(r.m.reports, report.Events...)
+	for _, ev := range report.Events {
+		r.m.note("told %d: %s %d of piece %d: %s at %d %v", report.Seq, ev.Kind, ev.Assignment, ev.Piece, ev.Reason, ev.Offset, ev.Failure)
+	}
 	r.m.mu.Unlock()
 	work, err := r.Session.Sync(ctx, report)
 	r.m.mu.Lock()
 	defer r.m.mu.Unlock()
 	for _, a := range work.Assignments {
 		r.m.given[a.ID] = a
+		r.m.note("given %d: %d %v of piece %d from %s %v", work.Seq, a.ID, a.Span, a.Piece, a.Parent.Kind, a.Parent.Addrs)
+	}
+	for _, c := range work.Cancellations {
+		r.m.note("drops %d: %v", work.Seq, c)
 	}
 	return work, err
 }

@@ -43,7 +43,7 @@ type Config struct {
 	Up          int           // children that a peer serves at once: 5 (v1 peerUpLimit)
 	SeedUp      int           // children that the seed serves at once in each task: 4 (v1-protocol 11.1)
 	SourceDown  int           // source pieces in work at the seed per task: 4
-	Parts       int           // into which pieces are parted in a task of few that are no multiple of it: Down; 1: not at all
+	Units       int           // that a task has at least, its pieces parted where they are fewer, as far as they are long enough: 128; 1: pieces are not parted
 	Elimination int           // transport failures by different hosts that put a parent on the global blacklist: 5 (v1 eliminationLimit)
 	Failures    int           // consecutive failures with peers after which a child isolates itself: 5 (v1 failureCountLimit)
 	Ack         time.Duration // an assignment not acknowledged for this long returns to the pool: 2 s

@@ -18,7 +18,8 @@ type assignment struct {
 	span   dragonfly.Span
 	copy   int // which of the parent's copies of the piece: its discards so far
 	acked  bool
-	held   bool    // by the parent, from the start
+	ready  Instant // since when all of it is at the parent; 0: it is on its way there
+	slow   bool    // from a slow parent, or through one
 	began  Instant // when the child heard of it, or it was made
 	depth  int     // hops to the nearest holder, about
 }
@@ -38,6 +39,7 @@ type edge struct {
 	id     dragonfly.AssignmentID
 	parent Peer
 	copy   int
+	span   dragonfly.Span
 }
 
 // maxPast bounds the memory of one arrival for past assignments.
@@ -121,11 +123,6 @@ func (ar *arrival) here(s dragonfly.Span) {
 	ar.done = merged
 }
 
-// has says whether something is there at or behind off.
-func (ar *arrival) has(off int64) bool {
-	return len(ar.done) > 0 && ar.done[len(ar.done)-1].To > off
-}
-
 // cut takes away what is there from off on.
 func (ar *arrival) cut(off int64) {
 	ar.done = slices.DeleteFunc(ar.done, func(s dragonfly.Span) bool { return s.From >= off })
@@ -138,11 +135,29 @@ func (ar *arrival) remember(a *assignment) {
 	if len(ar.past) == maxPast {
 		ar.past = slices.Delete(ar.past, 0, 1)
 	}
-	e := edge{id: a.id, copy: a.copy}
+	e := edge{id: a.id, copy: a.copy, span: a.span}
 	if a.parent != nil {
 		e.parent = a.parent.p.id
 	}
 	ar.past = append(ar.past, e)
+}
+
+// possesses says that all of a span of n is at m, verified or not.
+func (m *member) possesses(n dragonfly.PieceNum, span dragonfly.Span) bool {
+	if m.have.has(n) {
+		return true
+	}
+	ar := m.arrival(n)
+	return ar != nil && slices.ContainsFunc(ar.done, func(s dragonfly.Span) bool { return s.From <= span.From && span.To <= s.To })
+}
+
+// readied books that more of n is at m now for its children.
+func (k *Machine) readied(m *member, n dragonfly.PieceNum) {
+	for _, a := range m.p.children {
+		if a.parent == m && a.piece == n && a.ready == 0 && m.possesses(n, a.span) {
+			a.ready = max(1, k.now)
+		}
+	}
 }
 
 // depth is how many hops a child of m is from the nearest holder of a span of
@@ -159,6 +174,13 @@ func (m *member) depth(n dragonfly.PieceNum, span dragonfly.Span) int {
 		}
 	}
 	return depth + 1
+}
+
+// trickles says that some of a span comes to m from a slow parent: who followed m
+// would keep a slot of it for long.
+func (m *member) trickles(n dragonfly.PieceNum, span dragonfly.Span) bool {
+	ar := m.arrival(n)
+	return ar != nil && slices.ContainsFunc(ar.work, func(a *assignment) bool { return a.slow && overlap(a.span, span) })
 }
 
 // assign makes an assignment and tells child.
@@ -193,7 +215,11 @@ func (k *Machine) assign(child *member, n dragonfly.PieceNum, parent *member, sp
 		child.sourcing++
 		k.counts.FromSource++
 	} else {
-		a.copy, a.held = parent.copies(n), parent.have.has(n)
+		a.copy = parent.copies(n)
+		if parent.possesses(n, span) {
+			a.ready = max(1, k.now)
+		}
+		a.slow = k.slow(parent.p) || parent.trickles(n, span)
 		k.watch(t)
 		a.slot = len(parent.p.children)
 		parent.p.children = append(parent.p.children, a)
@@ -343,10 +369,14 @@ func (k *Machine) dropArrival(m *member, n dragonfly.PieceNum) {
 
 // shorten fits an arrival to the end of the content that became known.
 func (k *Machine) shorten(m *member, ar *arrival) {
-	end := m.t.extent(ar.piece).To
-	ar.cut(end)
-	for _, a := range ar.work {
-		a.span.To = min(a.span.To, end)
+	e := m.t.extent(ar.piece)
+	ar.cut(e.To)
+	for i := len(ar.work) - 1; i >= 0; i-- {
+		if a := ar.work[i]; a.span.From >= e.To && a.span.From > e.From {
+			k.end(a, true) // nothing of it is left
+		} else {
+			a.span.To = min(a.span.To, e.To)
+		}
 	}
 	k.refresh(m, ar.piece)
 }

@@ -40,25 +40,12 @@ func (k *Machine) failed(m *member, ev *Event) {
 		return
 	}
 	if a == nil {
-		if slices.ContainsFunc(ar.past, func(e edge) bool { return e.id == ev.Assignment }) {
-			k.thrownAway(m, ar, ev)
-		}
 		return
 	}
 	k.heard(a)
-	parent, span, held := a.parent, a.span, a.held
-	offset := m.t.blockStart(n, min(ev.Offset, span.To))
-	if m.p.whole {
-		offset = m.t.extent(n).From
-	}
-	if offset > span.From {
+	parent, span := a.parent, a.span
+	if offset := m.t.blockStart(n, min(ev.Offset, span.To)); offset > span.From && !m.p.whole {
 		ar.here(dragonfly.Span{From: span.From, To: offset})
-	} else if offset < span.From || offset == m.t.extent(n).From && ev.Reason == dragonfly.FailCanceled {
-		// It threw away what it had of the piece, not only of the span.
-		if ar.has(offset) {
-			k.discard(m, n)
-		}
-		ar.cut(offset)
 	}
 	k.end(a, false)
 	k.counts.Failed++
@@ -73,30 +60,9 @@ func (k *Machine) failed(m *member, ev *Event) {
 		if parent == nil {
 			k.sourceFailed(m.t)
 		} else {
-			k.unfetched(m.p, parent.p, ev.Reason, held)
+			k.unfetched(m.p, parent.p, ev.Reason, parent.have.has(n))
 		}
 	}
-	k.tidy(m, n)
-	k.refresh(m, n)
-	k.retry(m)
-}
-
-// thrownAway books that m gave up what it had received by an assignment that had
-// ended, and blames nobody: what it has of the piece ends at the event's offset.
-func (k *Machine) thrownAway(m *member, ar *arrival, ev *Event) {
-	n := ar.piece
-	offset := m.t.blockStart(n, ev.Offset)
-	if m.p.whole {
-		offset = m.t.extent(n).From
-	}
-	if !ar.has(offset) && !ar.received {
-		return
-	}
-	k.counts.Failed++
-	k.discard(m, n)
-	ar.cut(offset)
-	ar.received = false
-	k.stumbled(m.p)
 	k.tidy(m, n)
 	k.refresh(m, n)
 	k.retry(m)
@@ -158,16 +124,13 @@ func (k *Machine) mismatch(m *member, ar *arrival, blamed dragonfly.AssignmentID
 		k.end(a, false) // remembers it
 	}
 	i := slices.IndexFunc(ar.past, func(e edge) bool { return e.id == blamed })
-	if i < 0 {
-		return // about an older copy
+	if i < 0 { // forgotten, or about an older copy
+		k.lostPiece(m, n)
+		return
 	}
 	from := ar.past[i]
 	k.counts.Mismatched++
-	for len(ar.work) > 0 {
-		k.end(ar.work[len(ar.work)-1], true)
-	}
-	k.dropArrival(m, n)
-	k.discard(m, n)
+	k.giveUp(m, n)
 	if from.parent == Source {
 		k.sourceFailed(m.t)
 	} else {

@@ -51,6 +51,9 @@ func (k *Machine) schedule(m *member) {
 			}
 			k.wait(m)
 			k.pullFor(m)
+			if s := m.t.seed; s != nil && k.turn == noTurn && s.give.meets(m.need) {
+				k.offering(s)
+			}
 			return
 		}
 		k.give(m, u, parent)
@@ -155,15 +158,21 @@ func (k *Machine) onlyOffered(m *member) {
 }
 
 // seedGives says whether the seed has a slot for m. No more than half of its
-// slots go to one of several: else everybody waits for what goes through one
-// peer, however slow.
+// slots go to one of several, and none to one that serves nobody while others
+// wait for it: else everybody waits for what goes through one peer, however slow.
 func (k *Machine) seedGives(m *member) bool {
 	s := m.t.seed
 	if s == nil || s == m || !s.listed || s.full() || k.banned(m.p, s.p, false) {
 		return false
 	}
-	return m.t.wanters <= 1 || m.p.under(isolated) || m.spansFrom(s) < (s.p.up+1)/2
+	if m.t.wanters <= 1 || m.p.under(isolated) {
+		return true
+	}
+	return m.spansFrom(s) < (s.p.up+1)/2 && (k.turn == lastTurn || m.spreads() && (k.turn == firstTurn || !s.offered))
 }
+
+// spreads says that others may get from m what it gets.
+func (m *member) spreads() bool { return m.listed && m.p.ease > 0 }
 
 // spansFrom counts what m gets from parent.
 func (m *member) spansFrom(parent *member) (n int) {
@@ -284,8 +293,7 @@ func (k *Machine) sample(list []*member, seen *int, consider func(*member)) {
 
 // cost orders parents: smaller is better.
 func (k *Machine) cost(m, o *member, u unit) uint64 {
-	n := m.t.pieceOf(u)
-	depth := o.depth(n, m.t.span(u))
+	depth := o.depth(m.t.pieceOf(u), m.t.span(u))
 	var far uint64
 	switch {
 	case o.p.host == m.p.host:
@@ -301,8 +309,7 @@ func (k *Machine) cost(m, o *member, u unit) uint64 {
 	if depth > limit {
 		doubts++
 	}
-	slow := o.pace > 2*m.t.pace && m.t.pace > 0
-	if slow && !o.have.has(n) {
+	if k.slow(o.p) {
 		doubts++
 	}
 	if o.p.listen.silent {
@@ -310,7 +317,7 @@ func (k *Machine) cost(m, o *member, u unit) uint64 {
 	}
 	// A hop is weighed against load so that those near the seed are full first.
 	load := len(o.p.children)*64/o.p.up + min(depth, 127)*64
-	if o != m.before || slow {
+	if o != m.before {
 		load += 8192
 	}
 	return doubts*doubtful | far<<36 | uint64(load)<<16 | uint64(min(depth, 0xffff))
@@ -397,8 +404,29 @@ func (k *Machine) rooted(o *member, u unit) bool {
 	return true
 }
 
-// match finds children for a member that has a free slot or something new.
+// match finds children for a member that has a free slot or something new. What
+// the seed gives goes to those first who give it on.
 func (k *Machine) match(m *member) {
+	if !m.p.seed {
+		k.serve(m)
+		return
+	}
+	for k.turn = firstTurn; k.turn <= lastTurn; k.turn++ {
+		k.serve(m)
+	}
+	k.turn = noTurn
+}
+
+// turn is whom the seed serves now.
+type turn int
+
+const (
+	noTurn    turn = iota // who comes, unless others waited for its slot
+	firstTurn             // those who wait and give on
+	lastTurn              // those who wait
+)
+
+func (k *Machine) serve(m *member) {
 	t := m.t
 	last := t.waiters.tail
 	for w := t.waiters.head; w != nil && !m.gone && m.listed && !m.full() && m.give.meets(t.hungry); {
@@ -406,7 +434,7 @@ func (k *Machine) match(m *member) {
 		if w == last {
 			next = nil
 		}
-		if w != m && m.give.meets(w.need) && (m.p.seed || !w.p.under(isolated)) {
+		if w != m && m.give.meets(w.need) && (m.p.seed && w.spreads() == (k.turn == firstTurn) || !m.p.seed && !w.p.under(isolated)) {
 			k.schedule(w)
 		}
 		w = next

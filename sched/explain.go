@@ -25,6 +25,7 @@ const (
 	ChoiceParentGone  Choice = "parent-gone"    // the parent left the task or the books
 	ChoiceParentLost  Choice = "parent-lost-it" // the parent has the piece no more, nor gets it
 	ChoiceHeld        Choice = "held"           // the child holds the piece
+	ChoiceParentSlow  Choice = "parent-slow"    // the parent serves nobody for a while, or gets it from a slow one
 	ChoiceUnwanted    Choice = "not-wanted"     // the child wants it no more
 	ChoiceUnheard     Choice = "not-heard"      // the child did not acknowledge it in time
 	ChoiceFoundBetter Choice = "found-better"   // it took too long and another parent can give the rest
@@ -131,6 +132,8 @@ func (k *Machine) explainCancel(a *assignment) {
 		d.Choice = ChoiceUnheard
 	case parent != nil && (parent.gone || !parent.listed):
 		d.Choice = ChoiceParentGone
+	case parent != nil && (parent.p.ease == 0 || !parent.have.has(a.piece) && parent.trickles(a.piece, a.span)):
+		d.Choice = ChoiceParentSlow
 	case parent != nil && (!parent.give.has(child.t.unitAt(a.piece, a.span.From)) || !parent.have.has(a.piece) && parent.arrival(a.piece) == nil):
 		d.Choice = ChoiceParentLost
 	case k.overdue(a):

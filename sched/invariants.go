@@ -234,6 +234,8 @@ func (k *Machine) checkConservation(m *member) error {
 	if !k.willing(m) || m.needs == 0 {
 		return nil
 	}
+	k.turn = lastTurn
+	defer func() { k.turn = noTurn }()
 	if !m.waiting {
 		return fmt.Errorf("could take more and does not wait")
 	}

@@ -5,6 +5,7 @@ package sched
 import (
 	"cmp"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"dragonfly"
@@ -51,7 +52,8 @@ type agenda struct {
 // scratch is memory that is used again.
 type scratch struct {
 	wanted, offered set[unit]
-	exhaustive      bool    // parentFor looks at all providers
+	exhaustive      bool // parentFor looks at all providers
+	turn            turn
 	avoid           *member // parentFor does not take it
 	spareWork       []*assignment
 	spareArrivals   []*arrival
@@ -63,7 +65,7 @@ func New(cfg Config) *Machine {
 	cfg.Up = cmp.Or(cfg.Up, 5)
 	cfg.SeedUp = cmp.Or(cfg.SeedUp, 4)
 	cfg.SourceDown = cmp.Or(cfg.SourceDown, 4)
-	cfg.Parts = cmp.Or(cfg.Parts, cfg.Down)
+	cfg.Units = cmp.Or(cfg.Units, 128)
 	cfg.Elimination = cmp.Or(cfg.Elimination, 5)
 	cfg.Failures = cmp.Or(cfg.Failures, 5)
 	cfg.Ack = cmp.Or(cfg.Ack, 2*time.Second)
@@ -192,12 +194,14 @@ func (k *Machine) settled(m *member, ev *Event) bool {
 	if a == nil || a.child != m || a.piece != ev.Piece {
 		return false
 	}
+	resumed := false
 	if ar := m.arrival(ev.Piece); ar != nil {
+		resumed = slices.ContainsFunc(ar.past, func(e edge) bool { return overlap(e.span, a.span) })
 		ar.here(a.span)
 		ar.received = true
+		k.readied(m, ev.Piece)
 	}
 	if a.parent != nil {
-		k.timed(a)
 		k.fetched(m.p, a.parent.p)
 		m.before = a.parent
 		m.ramp = 0
@@ -205,7 +209,9 @@ func (k *Machine) settled(m *member, ev *Event) bool {
 		m.t.source.stumble = 0
 	}
 	k.heard(a)
+	ended := *a
 	k.end(a, false)
+	k.timed(&ended, resumed)
 	m.last = ev.Piece
 	return true
 }
@@ -214,6 +220,7 @@ func (k *Machine) verified(m *member, ev *Event) {
 	n := ev.Piece
 	k.settled(m, ev)
 	m.have.put(n, true)
+	k.readied(m, n)
 	k.dropArrival(m, n)
 	k.refresh(m, n)
 	k.ask(m, n)
@@ -230,16 +237,25 @@ func (k *Machine) received(m *member, ev *Event) {
 	}
 }
 
-// lostPiece books that m holds n no more. Whoever accused m over it got bytes
-// that m threw away itself.
+// lostPiece books that m holds n no more, or gave up what it had received of it.
+// Whoever accused m over it got bytes that m threw away itself.
 func (k *Machine) lostPiece(m *member, n dragonfly.PieceNum) {
 	if !m.have.has(n) {
-		return
+		if m.arrival(n) == nil {
+			return
+		}
+		k.stumbled(m.p)
 	}
 	m.have.put(n, false)
-	k.discard(m, n)
+	k.giveUp(m, n)
 	k.refresh(m, n)
 	k.retry(m)
+}
+
+// giveUp ends all that m gets of n and what others got or get of it from m.
+func (k *Machine) giveUp(m *member, n dragonfly.PieceNum) {
+	k.dropArrival(m, n)
+	k.discard(m, n)
 }
 
 func (k *Machine) retry(m *member) {

@@ -22,8 +22,10 @@ type peer struct {
 	up     int  // children at once, at most
 	ease   int  // of these: as many as do not slow one another down
 
-	sent  int64   // KiB to its children
-	since Instant // then
+	sent      int64   // KiB to its children
+	since     Instant // then
+	complaint int32   // host of the last child that found it slow
+	rests     int     // how often it served nobody for a while
 
 	members  []*member     // its tasks, in the order it came to them
 	children []*assignment // what others fetch from it now: its load

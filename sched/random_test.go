@@ -211,7 +211,7 @@ func TestRandomEvents(t *testing.T) {
 	var sum Counts // of all runs: a test that does nothing would be green too
 	defer func() { t.Logf("%+v", sum) }()
 	rapid.Check(t, func(t *rapid.T) {
-		cfg := Config{Seed: rapid.Uint64().Draw(t, "seed"), Parts: rapid.SampledFrom([]int{0, 1, 9}).Draw(t, "parts"),
+		cfg := Config{Seed: rapid.Uint64().Draw(t, "seed"), Units: rapid.SampledFrom([]int{0, 1, 9}).Draw(t, "units"),
 			Failures: rapid.IntRange(0, 2).Draw(t, "failures"), Elimination: rapid.IntRange(0, 2).Draw(t, "elimination")}
 		c := &chaos{m: New(cfg), twin: New(cfg)}
 		c.twin.Observe(func(d Decision) {

@@ -45,7 +45,7 @@ type story struct {
 }
 
 func newStory(cfg Config) *story {
-	cfg.Parts = max(1, cfg.Parts)
+	cfg.Units = max(1, cfg.Units)
 	return &story{m: New(cfg), ids: map[string]dragonfly.AssignmentID{}}
 }
 

@@ -225,7 +225,7 @@ func (s *swarm) everybody(n, pieces int) error {
 // TestSwarm: a hundred peers that want the same at once all get it, the source
 // is read once, and the seed's uplink carries each byte about once.
 func TestSwarm(t *testing.T) {
-	s := newSwarm(Config{Seed: 7})
+	s := newSwarm(Config{Seed: 7, Units: 1})
 	s.observe = func() error {
 		if s.events%50 == 0 {
 			return s.m.Check()
@@ -255,7 +255,7 @@ func TestSwarm(t *testing.T) {
 // TestSwarmLarge is the same at a size where parents are sampled. The books
 // are compared at the end only.
 func TestSwarmLarge(t *testing.T) {
-	s := newSwarm(Config{Seed: 7})
+	s := newSwarm(Config{Seed: 7, Units: 1})
 	const peers, pieces = 1000, 48
 	if err := s.everybody(peers, pieces); err != nil {
 		t.Fatal(err)
@@ -281,7 +281,7 @@ func TestSwarmLarge(t *testing.T) {
 // source is read once.
 func TestSwarmOfTrouble(t *testing.T) {
 	for seed := range uint64(5) {
-		s := newSwarm(Config{Seed: seed})
+		s := newSwarm(Config{Seed: seed, Units: 1})
 		const peers, pieces = 80, 40
 		if err := s.everybody(peers, pieces); err != nil {
 			t.Fatal(err)
@@ -348,6 +348,7 @@ func TestSwarmOfTrouble(t *testing.T) {
 // TestSwarmOnePiece: of the only piece everybody gets parts from several
 // parents, and nobody serves more than its share.
 func TestSwarmOnePiece(t *testing.T) {
+	const units = 8 // of at least 128 KiB
 	s := newSwarm(Config{Seed: 7})
 	const peers = 500
 	if err := s.everybody(peers, 1); err != nil {
@@ -369,7 +370,7 @@ func TestSwarmOnePiece(t *testing.T) {
 	if err := s.run(); err != nil {
 		t.Fatal(err)
 	}
-	if s.left != 0 || s.source != 4 || s.seedOut > 2*4 {
+	if s.left != 0 || s.source != units || s.seedOut > 2*units {
 		t.Errorf("%d pieces did not arrive, %d parts were read from the source, %d left the seed", s.left, s.source, s.seedOut)
 	}
 	t.Logf("%d parts for %d peers, %d hops, peers by load: %v", parts, peers, deepest, load)

@@ -427,8 +427,9 @@ func (k *Machine) refresh(m *member, n dragonfly.PieceNum) {
 	for u := t.first(n); u < t.behind(n); u++ {
 		covered := held || ar != nil && ar.covered(t.span(u))
 		k.needs(m, u, (m.p.seed || m.seeks(n)) && !covered && inside)
-		// Of an unknown length only what the seed verified is given on.
-		k.gives(m, u, covered && m.listed && (held || !m.p.whole && (t.layout.Known() || !m.p.seed)))
+		// Of an unknown length only what the seed verified is given on, and what
+		// comes from a slow parent when it is there.
+		k.gives(m, u, covered && m.listed && (held || !m.p.whole && (t.layout.Known() || !m.p.seed) && !m.trickles(n, t.span(u))))
 	}
 }
 

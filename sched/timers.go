@@ -19,6 +19,7 @@ const (
 	sourceAgain                      // may the source of task be asked again?
 	answerDue                        // did member answer about piece?
 	paces                            // does something in task take too long?
+	rested                           // peer serves again
 )
 
 type timer struct {
@@ -111,6 +112,8 @@ func (k *Machine) elapse() {
 			k.listenTo(p)
 		case t.kind == probation:
 			k.release(p)
+		case t.kind == rested:
+			k.ease(p, max(1, p.ease))
 		case t.kind == wake:
 			k.retryAll(p)
 		}

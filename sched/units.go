@@ -5,38 +5,30 @@ package sched
 import "dragonfly"
 
 // unit is what is assigned at once: a piece, or in a task of few pieces a part of
-// one, numbered from 0 through the task. With one parent for each piece a crowd
-// would get a task of one piece as slowly as that parent, which divides its uplink
-// among its children, can give it. With as many units as a peer has slots, or a
-// multiple, all slots are at work to the end, and every peer is in the middle of
-// one unit's tree and at the end of the others'. What is verified, reported and
-// blamed is a piece always.
+// one, numbered from 0 through the task. The seed reads its source in order, so
+// everybody wants the unit that it reads just then: with few of them one parent
+// divides its uplink among all who follow it while the others have nothing to
+// give. Small units let every peer be in the middle of one unit's tree and at the
+// end of the others'. What is verified, reported and blamed is a piece always.
 type unit int32
 
-const (
-	// minPart is the shortest span into which a piece is parted.
-	minPart = 2 * dragonfly.BlockLen
-	// many is the number of pieces from which on none is parted: an end at which
-	// slots are free is short then.
-	many = 32
-)
+// minPart is the shortest span into which a piece is parted.
+const minPart = 2 * dragonfly.BlockLen
 
 type unitOf struct {
 	m *member
 	u unit
 }
 
-// split is into how many units each piece of a new task is parted: one where the
-// pieces fill the slots evenly, or are many, or nobody knows how many.
+// split is into how many units each piece of a new task is parted, so that the
+// task has about Units of them: one where the pieces are as many, or nobody knows
+// how many.
 func (k *Machine) split(l dragonfly.Layout) int {
 	if !l.Known() {
 		return 1
 	}
 	pieces := l.Pieces()
-	if pieces >= many || pieces%k.cfg.Parts == 0 {
-		return 1
-	}
-	return max(1, min(k.cfg.Parts, int(min(l.PieceLen, l.Length)/minPart)))
+	return max(1, min((k.cfg.Units+pieces-1)/pieces, int(min(l.PieceLen, l.Length)/minPart)))
 }
 
 // count is how many units t has: its last piece may be too short for all.

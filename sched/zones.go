@@ -46,8 +46,9 @@ func (z *zone) givesNoMore(m *member, u unit) {
 	z.providers[u] = l[:len(l)-1]
 }
 
-// home is the zone in which m is to get u: its own while somebody there gives u
-// who is not on m's blacklist. nil: it may come from anywhere.
+// home is the zone in which m is to get u: its own while somebody there gives u,
+// serves children at all and is not on m's blacklist. nil: it may come from
+// anywhere.
 func (k *Machine) home(m *member, u unit) *zone {
 	z := m.zone
 	if z == nil || m.p.under(isolated) {
@@ -57,7 +58,7 @@ func (k *Machine) home(m *member, u unit) *zone {
 		return z
 	}
 	for _, o := range z.givers(u) {
-		if o != m && !k.banned(m.p, o.p, false) {
+		if o != m && o.p.ease > 0 && !k.banned(m.p, o.p, false) {
 			return z
 		}
 	}

@@ -357,7 +357,9 @@ func TestThrownAway(t *testing.T) {
 		}
 		p.later(p.report(about(dragonfly.EventReceived, first.Assignments[0])))
 		w.wait(2 * time.Second) // the digest came
-		p.later(p.report(failure(first.Assignments[0], dragonfly.FailCanceled)))
+		lost := about(dragonfly.EventLost, first.Assignments[0])
+		lost.Assignment = 0
+		p.later(p.report(lost))
 		w.wait(2 * time.Second)
 		var again []dragonfly.Assignment
 		for work, ok := p.next(); ok; work, ok = p.next() {

@@ -105,7 +105,8 @@ func (w *world) send(host int32) {
 		}
 		i := p.out[at]
 		s := &w.streams[i]
-		if s.at == s.to || s.flight >= w.window || !p.offers(s.piece, s.at/w.Quantum) {
+		full := s.flight >= w.window && host != source // the source has one stream for all
+		if s.at == s.to || full || !p.offers(s.piece, s.at/w.Quantum) {
 			continue
 		}
 		size := min(w.Quantum-s.at%w.Quantum, s.to-s.at)
