@@ -76,6 +76,18 @@ func (v *view) Ready(ctx context.Context, off int64) (int64, error) {
 
 func (v *view) File() *os.File { return v.file }
 
+func (v *view) Holds(span dragonfly.Span) bool {
+	layout := v.Layout()
+	for off := span.From; off < span.To; {
+		n := layout.PieceAt(off)
+		if !v.content.Has(n) {
+			return false
+		}
+		_, off = layout.Extent(n)
+	}
+	return true
+}
+
 func (v *view) Close() error {
 	v.done()
 	return v.file.Close()

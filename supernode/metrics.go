@@ -24,6 +24,7 @@ type metrics struct {
 	lastGCDisks                                                     prometheus.Gauge
 	triggered, triggerFailed, cacheHits, downloads, downloadsFailed prometheus.Counter
 	downloadedBytes, seedPieceBytes, originBytes, seedEgress        prometheus.Counter
+	seedSaved                                                       prometheus.Counter
 	jobs, jobsFailed                                                *prometheus.CounterVec // callsystem
 	peerDownloads, peerBytes                                        *prometheus.CounterVec // callsystem
 	peerFailures                                                    *prometheus.CounterVec // callsystem, reason
@@ -67,7 +68,8 @@ func newMetrics(reg prometheus.Registerer, s *Supernode) *metrics {
 		downloadedBytes:  counter(node+"cdn_download_size_bytes_total", "Bytes that the seed reported from the source."),
 		seedPieceBytes:   counter(node+"pieces_downloaded_size_bytes_total", "Bytes that peers reported from the seed."),
 		originBytes:      counter(node+"origin_bytes_total", "Bytes that the seed reported from the source."),
-		seedEgress:       counter(node+"seed_egress_bytes_total", "Bytes that the seed's data port sent."),
+		seedEgress:       counter(node+"seed_egress_bytes_total", "Bytes of content that the seed's data port sent."),
+		seedSaved:        counter(node+"seed_saved_bytes_total", "Of these, bytes that compression kept off the link."),
 		jobs:             vec(node+"dfgettasks_registered_total", "Registrations of jobs.", "callsystem"),
 		jobsFailed:       vec(node+"dfgettasks_failed_total", "Registrations and jobs that failed by the source.", "callsystem"),
 		bytes:            vec(node+"bytes_total", "Bytes that peers and the seed reported, by where they came from.", "from"),
@@ -147,8 +149,12 @@ func kindLabel(k dragonfly.Kind) string {
 	return "other"
 }
 
-// SeedSent counts bytes that the seed's data port sent; its server calls it.
-func (s *Supernode) SeedSent(n int64) { s.metrics.seedEgress.Add(float64(n)) }
+// SeedSent counts bytes of content that the seed's data port sent, and how many of
+// them did not go over the link since they were compressed; its server calls it.
+func (s *Supernode) SeedSent(n, saved int64) {
+	s.metrics.seedEgress.Add(float64(n))
+	s.metrics.seedSaved.Add(float64(max(0, saved)))
+}
 
 // Swept counts contents that were removed from the disk; whoever sweeps it calls
 // this.

@@ -32,7 +32,7 @@ func TestMetrics(t *testing.T) {
 		x := w.peer()
 		x.register(x.wants(url))
 		x.later(x.report(failure(x.sync().Assignments[0], dragonfly.FailReset)))
-		w.sn.SeedSent(123)
+		w.sn.SeedSent(123, 100)
 		w.sn.Swept(2)
 		if _, err := p.Register(w.Context(), p.wants("http://origin.test/missing")); err == nil {
 			w.Error("registered")
@@ -61,6 +61,7 @@ func TestMetrics(t *testing.T) {
 			`dragonfly_supernode_bytes_total{from="source"}`:                             "196608",
 			`dragonfly_supernode_bytes_total{from="seed"}`:                               "196608",
 			`dragonfly_supernode_bytes_total{from="peer"}`:                               "196608",
+			`dragonfly_supernode_seed_saved_bytes_total`:                                 "100",
 			`dragonfly_supernode_piece_failures_total{reason="reset"}`:                   "1",
 			`dragonfly_supernode_charges_total`:                                          "0",
 			`dragonfly_dfget_download_total{callsystem="ci"}`:                            "1",

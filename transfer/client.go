@@ -14,6 +14,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"dragonfly"
@@ -36,6 +37,8 @@ type Fetch struct {
 	Span dragonfly.Span
 	// Session is as whom the parent must answer; "" is anybody.
 	Session dragonfly.SessionID
+
+	encoded bool // the answer may come compressed
 }
 
 // FetchError is why bytes did not come. Reading and fetching give no other
@@ -91,6 +94,8 @@ type Client struct {
 	idle   map[netip.AddrPort][]*conn
 	count  int // of idle
 	closed bool
+
+	decoders atomic.Int64 // fetches whose answers may come compressed
 }
 
 // New makes a client that has no connection yet.
@@ -116,12 +121,20 @@ func New(o ClientOptions) *Client {
 // off a read, cancel ctx, which governs the body too. Reads go past all buffers
 // when they are of 4 KiB or more. Errors are *FetchError.
 func (c *Client) Fetch(ctx context.Context, f Fetch) (io.ReadCloser, error) {
-	b, resp, err := c.ask(ctx, &f, contentRoute, 0)
-	if err != nil {
-		return nil, err
+	if f.encoded = f.Span.Len() >= minEncoded; f.encoded && c.decoders.Add(1) > maxDecoders {
+		c.decoders.Add(-1)
+		f.encoded = false
 	}
-	if err := b.expect(resp, f.Span); err != nil {
-		b.drop()
+	b, resp, err := c.ask(ctx, &f, contentRoute, 0)
+	if err == nil {
+		if err = b.expect(resp, &f); err != nil {
+			b.drop()
+		}
+	}
+	if f.encoded && (err != nil || b.decoder == nil) {
+		c.decoders.Add(-1)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return b, nil
@@ -216,11 +229,13 @@ type body struct {
 	keep    bool        // conn may be used again
 	left    int64       // bytes that may still come
 	chunked io.Reader   // of an answer whose end is not known
+	decoder *decoder    // of a compressed answer
 	err     error       // of all further reads; conn is given up
 }
 
 // expect compares an answer with the span that was asked for.
-func (b *body) expect(resp *http.Response, want dragonfly.Span) error {
+func (b *body) expect(resp *http.Response, f *Fetch) error {
+	want := f.Span
 	if want.Len() == 0 {
 		if resp.StatusCode != http.StatusOK || resp.ContentLength != 0 {
 			return failed(dragonfly.FailReset, "the parent's content is not empty")
@@ -233,6 +248,8 @@ func (b *body) expect(resp *http.Response, want dragonfly.Span) error {
 	case resp.StatusCode != http.StatusPartialContent || !ok || got.From != want.From ||
 		got.To != want.To && (got.To > want.To || got.To != length):
 		return failed(dragonfly.FailReset, "the parent answered with status %d and another range than asked for", resp.StatusCode)
+	case resp.Header.Get(encHeader) != "":
+		return b.encoded(resp, f, got)
 	case resp.ContentLength == got.Len():
 	case resp.ContentLength < 0 && length == dragonfly.UnknownLength && len(resp.TransferEncoding) == 1:
 		b.chunked = resp.Body
@@ -243,18 +260,38 @@ func (b *body) expect(resp *http.Response, want dragonfly.Span) error {
 	return nil
 }
 
+// encoded begins a compressed answer. Its raw length is the range's.
+func (b *body) encoded(resp *http.Response, f *Fetch, got dragonfly.Span) error {
+	if !f.encoded || resp.Header.Get(encHeader) != zstdCoding ||
+		resp.ContentLength >= 0 || len(resp.TransferEncoding) != 1 {
+		return failed(dragonfly.FailReset, "the parent answered in an encoding that was not asked for")
+	}
+	d, err := decode(resp.Body, got.Len())
+	if err != nil {
+		return broken(b.ctx, err)
+	}
+	b.left, b.decoder = got.Len(), d
+	return nil
+}
+
 func (b *body) Read(p []byte) (n int, err error) {
 	if b.err != nil {
 		return 0, b.err
 	}
 	p = p[:min(int64(len(p)), b.left)]
-	if b.chunked != nil {
+	switch {
+	case b.decoder != nil:
+		n, err = b.decoder.Read(p)
+	case b.chunked != nil:
 		n, err = b.chunked.Read(p)
-	} else {
+	default:
 		n, err = b.conn.r.Read(p)
 	}
 	b.left -= int64(n)
 	switch {
+	case b.left == 0 && b.decoder != nil:
+		b.finish(b.decoder.ended()) // the end was sent with the last bytes
+		return n, nil
 	case b.left == 0:
 		b.finish(b.chunked == nil) // a terminator may follow that nobody waits for
 		return n, nil
@@ -272,6 +309,7 @@ func (b *body) Read(p []byte) (n int, err error) {
 // finish ends the answer, and keeps the connection if it is clean.
 func (b *body) finish(clean bool) {
 	b.err = io.EOF
+	b.free()
 	if !b.stop() || !b.keep || !clean {
 		b.conn.close()
 		return
@@ -282,7 +320,16 @@ func (b *body) finish(clean bool) {
 // drop gives up the answer and its connection.
 func (b *body) drop() {
 	b.stop()
+	b.free()
 	b.conn.close()
+}
+
+func (b *body) free() {
+	if b.decoder != nil {
+		b.decoder.free()
+		b.decoder = nil
+		b.client.decoders.Add(-1)
+	}
 }
 
 func (b *body) Close() error {

@@ -7,8 +7,10 @@
 //	    Range: bytes=A-B                  one range, closed or open; none: all
 //	    If-Match: "VERSION"               32 hex digits
 //	    Authorization: Dragonfly TICKET   32 hex digits
+//	    X-Dragonfly-Encoding: zstd        the bytes may come compressed
 //	206 Content-Range: bytes A-B/LENGTH   LENGTH is * while it is unknown
 //	    X-Dragonfly-Peer: SESSION         on every answer, one for each session
+//	    X-Dragonfly-Encoding: zstd        the body is one zstd frame
 //
 //	GET /p2p/v1/tasks/{task id}/blocks?piece=N
 //	200 the 32-byte block digests of a held piece, one after the other
@@ -24,6 +26,14 @@
 // content is unknown the answer is chunked: its B is how far it goes at most,
 // and a clean end before that is the end of the content. An open range has no B
 // then, so it is answered with the whole content and 200.
+//
+// A compressed answer is chunked, and its Content-Range is that of the raw bytes.
+// The child asks for one wherever it could be worth it; the parent decides: the
+// range is held, the link or Server.Limit is known to be slow, a sample of the
+// range compresses, and encoders for it all take at most half of the processors.
+// The kernel says how fast the link is (TCP_INFO), so the first range on a
+// connection goes as it is. Whatever comes is verified as ever, over raw bytes:
+// a child takes no more of them than its range has.
 //
 // Invariants: no byte and no hint of a task goes to somebody without its
 // ticket: whatever such a request asks for, a task that exists is answered as

@@ -16,6 +16,8 @@ import (
 const (
 	tasksPath  = "/p2p/v1/tasks/"
 	peerHeader = "X-Dragonfly-Peer"
+	encHeader  = "X-Dragonfly-Encoding"
+	zstdCoding = "zstd"       // the one encoding
 	scheme     = "Dragonfly " // of Authorization
 
 	contentRoute = "content"
@@ -34,6 +36,7 @@ type request struct {
 	span    dragonfly.Span     // of content
 	ranged  bool               // span was asked for
 	piece   dragonfly.PieceNum // of blocks
+	encoded bool               // the content may come compressed
 }
 
 var errMalformed = errors.New("want Range: bytes=A-B or bytes=A-, or piece=N for blocks")
@@ -52,6 +55,7 @@ func parseRequest(r *http.Request) (q request, err error) {
 	q.version = parseTag(r.Header.Get("If-Match"))
 	switch q.what = what; what {
 	case contentRoute:
+		q.encoded = r.Header.Get(encHeader) == zstdCoding
 		q.span = dragonfly.Span{To: open}
 		if text := r.Header.Values("Range"); len(text) > 0 {
 			if q.span, q.ranged = parseRange(text[0]); !q.ranged || len(text) > 1 {
@@ -163,6 +167,9 @@ func (f *Fetch) appendRequest(b []byte, host string, what string, n dragonfly.Pi
 	if what == contentRoute && f.Span.Len() > 0 {
 		b = strconv.AppendInt(append(b, "\r\nRange: bytes="...), f.Span.From, 10)
 		b = strconv.AppendInt(append(b, '-'), f.Span.To-1, 10)
+	}
+	if f.encoded {
+		b = append(b, "\r\n"+encHeader+": "+zstdCoding...)
 	}
 	b = hex.AppendEncode(append(b, "\r\nIf-Match: \""...), f.Version[:])
 	b = hex.AppendEncode(append(b, "\"\r\nAuthorization: "+scheme...), f.Ticket[:])

@@ -62,6 +62,8 @@ type View interface {
 	// File is the content with all bytes at their offsets. It is the View's
 	// own descriptor: its position is the caller's, Close closes it.
 	File() *os.File
+	// Holds says that all bytes of a span of the content are here, verified.
+	Holds(span dragonfly.Span) bool
 	// Blocks are the block digests of a held piece; ErrUnknown: it is not held.
 	Blocks(n dragonfly.PieceNum) ([]piecehash.Block, error)
 	Close() error
@@ -70,7 +72,7 @@ type View interface {
 // Server is the parent's end, an http.Handler for Pattern. It may be used by
 // many goroutines; the fields must not change once it is. Over a plain TCP
 // connection bytes go from the file to the socket without passing through this
-// process.
+// process, but for those that are compressed since the link is slow.
 type Server struct {
 	Shelf Shelf
 	// Sessions are what this process is called at its supernodes; children
@@ -78,6 +80,8 @@ type Server struct {
 	Sessions func() []dragonfly.SessionID
 	// Limit bounds the sum of all streams, in bytes per second; nil: none.
 	Limit *rate.Limiter
+	// Plain sends nothing compressed, whatever children ask for.
+	Plain bool
 	// MaxStreams bounds the streams at once; 0: no bound.
 	MaxStreams int
 	// Stall is how long a child may take nothing before it is cut; 0: 30 s.
@@ -85,10 +89,12 @@ type Server struct {
 	// Log may be nil.
 	Log *slog.Logger
 	// Observe, if not nil, is told how many bytes of content were sent, at
-	// least every 256 KiB and by many goroutines.
-	Observe func(bytes int64)
+	// least every 256 KiB and by many goroutines, and how many of them
+	// compression saved: a few less than none where it did not help.
+	Observe func(bytes, saved int64)
 
-	streams atomic.Int64
+	streams     atomic.Int64
+	compression compression
 }
 
 var _ http.Handler = (*Server)(nil)
@@ -197,6 +203,7 @@ func (s *Server) stall() time.Duration {
 func (s *Server) content(w http.ResponseWriter, r *http.Request, view View, q *request) {
 	layout, span, ranged := view.Layout(), q.span, q.ranged
 	h := w.Header()
+	st := stream{server: s, view: view, file: view.File(), w: w, control: http.NewResponseController(w)}
 	switch {
 	case layout.Known():
 		if ranged && span.From >= layout.Length {
@@ -205,7 +212,15 @@ func (s *Server) content(w http.ResponseWriter, r *http.Request, view View, q *r
 			return
 		}
 		span.To = min(span.To, layout.Length)
-		h.Set("Content-Length", strconv.FormatInt(span.Len(), 10))
+		if q.encoded && ranged {
+			st.encoder = s.encoder(r.Context(), view, st.file, span)
+		}
+		if st.encoder != nil {
+			defer s.compression.put(st.encoder)
+			h.Set(encHeader, zstdCoding)
+		} else {
+			h.Set("Content-Length", strconv.FormatInt(span.Len(), 10))
+		}
 	case span.To == open:
 		span.From, ranged = 0, false
 	}
@@ -214,7 +229,6 @@ func (s *Server) content(w http.ResponseWriter, r *http.Request, view View, q *r
 		h.Set("Content-Range", contentRange(span, layout.Length))
 		w.WriteHeader(http.StatusPartialContent)
 	}
-	st := stream{server: s, view: view, file: view.File(), w: w, control: http.NewResponseController(w)}
 	if err := st.run(r.Context(), span, layout.Known()); err != nil {
 		s.log().Debug("stream broken off", "task", q.task, "from", span.From, "to", span.To, "err", err)
 		panic(http.ErrAbortHandler)
@@ -229,6 +243,7 @@ type stream struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
 	part    io.LimitedReader // of file
+	encoder *encoder         // nil: the bytes go as they are
 }
 
 // run sends span as its bytes become ready. When the length of the content is
@@ -255,7 +270,12 @@ func (st *stream) run(ctx context.Context, span dragonfly.Span, known bool) erro
 			}
 			return st.extend() // for what net/http writes to end it
 		}
-		if off, err = st.send(ctx, off, min(end, span.To)); err != nil {
+		if st.encoder != nil {
+			off, err = st.sendEncoded(ctx, off, min(end, span.To), span.To)
+		} else {
+			off, err = st.send(ctx, off, min(end, span.To))
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -289,7 +309,7 @@ func (st *stream) send(ctx context.Context, off, end int64) (int64, error) {
 		sent, err := io.Copy(st.w, &st.part)
 		off += sent
 		if st.server.Observe != nil {
-			st.server.Observe(sent)
+			st.server.Observe(sent, 0)
 		}
 		if err == nil && sent < n {
 			err = io.ErrUnexpectedEOF

@@ -143,7 +143,14 @@ func (v *view) Ready(ctx context.Context, off int64) (int64, error) {
 }
 
 func (v *view) File() *os.File { return v.file }
-func (v *view) Close() error   { return v.file.Close() }
+
+func (v *view) Holds(span dragonfly.Span) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return span.To <= v.have
+}
+
+func (v *view) Close() error { return v.file.Close() }
 
 func (v *view) Blocks(n dragonfly.PieceNum) ([]piecehash.Block, error) {
 	from, to := v.Layout().Extent(n)

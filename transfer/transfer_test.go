@@ -72,7 +72,7 @@ func TestSpans(t *testing.T) {
 	}})
 	var sent atomic.Int64
 	s := newServer(shelf{taskID: parent})
-	s.Observe = func(n int64) { sent.Add(n) }
+	s.Observe = func(n, _ int64) { sent.Add(n) }
 	h := httptest.NewServer(s)
 	defer h.Close()
 	addr := addrOf(h.Listener)
