@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -65,6 +66,8 @@ type HostOptions struct {
 	Zone, Rack string
 	// TotalLimit is the limit of all receiving and, separately, of all sending.
 	TotalLimit dragonfly.Rate
+	// Plain neither sends data compressed nor asks for it so.
+	Plain bool
 	// Expire is how long a content stays that nobody uses, Quota how much of
 	// the disk all may take; 0: all of it.
 	Expire time.Duration
@@ -87,6 +90,7 @@ type Host struct {
 	receive, send *rate.Limiter
 	data          *http.Server
 	port          int
+	saved         atomic.Int64
 }
 
 // OpenHost opens store and data port and tells the port in Meta. Children may
@@ -106,7 +110,7 @@ func OpenHost(ctx context.Context, o HostOptions) (_ *Host, err error) {
 		Host:  dragonfly.Host{Name: o.HostName, Zone: o.Zone, Rack: o.Rack},
 		Addrs: addresses(o.IP, h.port)}
 	name := o.Program + "/" + o.Build.Version
-	h.parents = transfer.New(transfer.ClientOptions{})
+	h.parents = transfer.New(transfer.ClientOptions{Plain: o.Plain})
 	h.engine = peer.New(peer.Config{
 		Store: h.contents, Parents: h.parents, Receive: h.receive, Log: o.Log,
 		Source: source.New(source.Options{UserAgent: name, Proxy: o.Proxy}),
@@ -116,8 +120,9 @@ func OpenHost(ctx context.Context, o HostOptions) (_ *Host, err error) {
 		Hello: func() dragonfly.Hello { return hello },
 	})
 	mux := http.NewServeMux()
-	mux.Handle(transfer.Pattern, &transfer.Server{Shelf: h.engine.Shelf(), Sessions: h.engine.Sessions, Limit: h.send, MaxStreams: childrenMax, Log: o.Log})
-	h.data = &http.Server{Handler: mux, ReadHeaderTimeout: headerTime, ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug)}
+	mux.Handle(transfer.Pattern, &transfer.Server{Shelf: h.engine.Shelf(), Sessions: h.engine.Sessions, Limit: h.send, Plain: o.Plain, MaxStreams: childrenMax, Log: o.Log,
+		Observe: func(_, saved int64) { h.saved.Add(max(0, saved)) }})
+	h.data = &http.Server{Handler: mux, ConnContext: transfer.ConnContext, ReadHeaderTimeout: headerTime, ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug)}
 	if err := writeHostMeta(o.Meta, h.port); err != nil {
 		o.Log.Warn("cannot tell the port in the meta directory", "err", err)
 	}
@@ -134,6 +139,9 @@ func (h *Host) Engine() *peer.Engine { return h.engine }
 
 // Port is the data port.
 func (h *Host) Port() int { return h.port }
+
+// Saved is how many bytes were not sent to other hosts since they were compressed.
+func (h *Host) Saved() int64 { return h.saved.Load() }
 
 // SetLimit changes the limit of all receiving and, separately, of all sending.
 func (h *Host) SetLimit(r dragonfly.Rate) {

@@ -76,6 +76,8 @@ type ClientOptions struct {
 	// TLS, if not nil, is spoken to every parent. Without a ServerName the
 	// parent's certificate must be for its address.
 	TLS *tls.Config
+	// Plain asks for nothing compressed.
+	Plain bool
 	// Stall is how long a parent may send nothing: while it connects, before
 	// its answer, and between two bytes; 0: 5 s. It is measured to an eighth.
 	Stall time.Duration
@@ -121,7 +123,7 @@ func New(o ClientOptions) *Client {
 // off a read, cancel ctx, which governs the body too. Reads go past all buffers
 // when they are of 4 KiB or more. Errors are *FetchError.
 func (c *Client) Fetch(ctx context.Context, f Fetch) (io.ReadCloser, error) {
-	if f.encoded = f.Span.Len() >= minEncoded; f.encoded && c.decoders.Add(1) > maxDecoders {
+	if f.encoded = !c.o.Plain && f.Span.Len() >= minEncoded; f.encoded && c.decoders.Add(1) > maxDecoders {
 		c.decoders.Add(-1)
 		f.encoded = false
 	}

@@ -66,6 +66,7 @@ type config struct {
 	Verbose    bool               `key:"verbose" flag:"verbose" group:"What is kept and logged" usage:"log more"`
 	Nodes      []settings.Node    `key:"supernodes" flag:"node" group:"The swarm" usage:"supernodes, host[:port][=weight]; a comma list, or the flag several times (default 127.0.0.1:8002)"`
 	RateLimit  limit              `key:"ratelimit" flag:"ratelimit" group:"The swarm" usage:"limit per second of all receiving and, separately, of all sending; 0: none"`
+	Compress   settings.Compress  `key:"compress" flag:"compress" group:"The swarm" usage:"auto: data goes compressed to other hosts, and from them, where that is faster; off: never"`
 	WorkHome   string             `key:"workHome" flag:"workHome" group:"What is kept and logged" usage:"directory for logs and data (default $HOME/.small-dragonfly)"`
 	LocalRepo  string             `key:"localrepo" flag:"localrepo" group:"What is kept and logged" usage:"directory for contents, absolute (default WORKHOME/dfdaemon/data)"`
 	Quota      dragonfly.Size     `key:"quota" flag:"quota" group:"What is kept and logged" usage:"bytes that all contents may take; 0: what the disk has"`

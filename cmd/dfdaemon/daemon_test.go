@@ -241,7 +241,7 @@ func TestFront(t *testing.T) {
 	}
 	c := defaultConfig()
 	c.Profiler = true
-	pages, err := newPages(c, nil, newTraffic(), part("healthy"), part("blobs"))
+	pages, err := newPages(c, nil, newTraffic(func() int64 { return 0 }), part("healthy"), part("blobs"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,7 +283,7 @@ func TestFront(t *testing.T) {
 	if (front{pages: pages}).ServeHTTP(w, r); w.Code != http.StatusForbidden {
 		t.Errorf("a page in a browser reads %s", w.Body)
 	}
-	off, err := newPages(defaultConfig(), nil, newTraffic(), part("healthy"), part("blobs"))
+	off, err := newPages(defaultConfig(), nil, newTraffic(func() int64 { return 0 }), part("healthy"), part("blobs"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -305,7 +305,7 @@ func TestPagesKeepSecrets(t *testing.T) {
 	c.Mirror.Remote = "https://u:" + secret + "@x/y"
 	c.AuthFile = f.users
 	c.Mirror.Certs = []string{"https://x/y?token=" + secret}
-	pages, err := newPages(c, []string{"--registry", "https://u:" + secret + "@x/y", "--registry=https://u:" + secret + "@x/y"}, newTraffic(), nil, nil)
+	pages, err := newPages(c, []string{"--registry", "https://u:" + secret + "@x/y", "--registry=https://u:" + secret + "@x/y"}, newTraffic(func() int64 { return 0 }), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

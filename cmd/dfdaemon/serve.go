@@ -130,7 +130,7 @@ func (p program) start(ctx context.Context, c *config, args, notices []string) (
 	host, err := agent.OpenHost(ctx, agent.HostOptions{
 		Data: c.LocalRepo, Meta: c.meta(), IP: c.LocalIP, Port: c.PeerPort, Favourite: favouritePort, PortFlag: "--peerPort",
 		Program: "dfdaemon", Build: agent.Build{Version: version.Get().Version, Protocol: agent.Protocol},
-		Zone: c.Location.Zone, Rack: c.Location.Rack, TotalLimit: c.RateLimit.Rate, Expire: c.ExpireTime, Quota: c.Quota,
+		Zone: c.Location.Zone, Rack: c.Location.Rack, Plain: c.Compress.Off, TotalLimit: c.RateLimit.Rate, Expire: c.ExpireTime, Quota: c.Quota,
 		BootID: machine.BootID(), HostName: machine.Name(), Proxy: upstream(ownProxies), Log: log,
 	})
 	if err != nil {
@@ -142,7 +142,7 @@ func (p program) start(ctx context.Context, c *config, args, notices []string) (
 	options.Engine = recorded{mirror.EngineOf(host.Engine()), newJobs(c, host.Port(), jobLog), recent}
 	options.Proxy, options.Log = upstream(ownProxies), log
 	c.lends(&options, p.lookup, log)
-	d, err := newDaemon(c, w, args, options, recent)
+	d, err := newDaemon(c, w, args, options, recent, host.Saved)
 	if err != nil {
 		return err
 	}
@@ -182,9 +182,9 @@ type daemon struct {
 	own     *tls.Certificate
 }
 
-// newDaemon joins the parts; o is what the mirror is. The caller closes the
-// daemon.
-func newDaemon(c *config, w wares, args []string, o mirror.Options, recent *passages) (_ *daemon, err error) {
+// newDaemon joins the parts; o is what the mirror is, saved counts for its
+// metrics. The caller closes the daemon.
+func newDaemon(c *config, w wares, args []string, o mirror.Options, recent *passages, saved func() int64) (_ *daemon, err error) {
 	d := &daemon{own: w.own}
 	defer func() {
 		if err != nil {
@@ -218,7 +218,7 @@ func newDaemon(c *config, w wares, args []string, o mirror.Options, recent *pass
 		others = append(others, nodeAnswers(m, nodes))
 	}
 	d.health = newHealth([]check{answersItself(c.listens(), w.own != nil), holdsData(c.LocalRepo)}, others)
-	t, trail := newTraffic(), proxy.NewTrail()
+	t, trail := newTraffic(saved), proxy.NewTrail()
 	wrap := func(h http.Handler) http.Handler { return t.count(trail.Handler(h), recent.answered) }
 	d.proxy, err = proxy.New(proxy.Options{
 		Rules: c.rules(), Swarm: anyURL{swarm}, Hosts: w.hosts, Certificate: w.shown, Wrap: wrap, Passwords: w.passwords,

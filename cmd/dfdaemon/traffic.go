@@ -37,7 +37,8 @@ type traffic struct {
 	certificates prometheus.Counter
 }
 
-func newTraffic() *traffic {
+// newTraffic makes the metrics; saved tells what compression kept off the links.
+func newTraffic(saved func() int64) *traffic {
 	const name = "dragonfly_dfdaemon_"
 	i := version.Get()
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: name + "build_info", Help: "The build, always 1.",
@@ -57,8 +58,10 @@ func newTraffic() *traffic {
 		certificates: prometheus.NewCounter(prometheus.CounterOpts{Name: name + "certificates_total",
 			Help: "Certificates that were made for intercepted hosts."}),
 	}
+	compressed := prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name + "saved_bytes_total",
+		Help: "Bytes that did not have to be sent to other hosts since they were compressed."}, func() float64 { return float64(saved()) })
 	t.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), build,
-		t.requests, t.bytes, t.firstByte, t.tunnels, t.uploaded, t.certificates)
+		t.requests, t.bytes, t.firstByte, t.tunnels, t.uploaded, t.certificates, compressed)
 	return t
 }
 

@@ -18,7 +18,7 @@ import (
 // TestTraffic: what is counted and as what, with labels out of a closed list,
 // and that flushing, hijacking and sending of files still work.
 func TestTraffic(t *testing.T) {
-	tr := newTraffic()
+	tr := newTraffic(func() int64 { return 4321 })
 	heard := make(chan *answer, 20)
 	next := make(chan struct{})
 	s := httptest.NewServer(tr.count(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -106,7 +106,7 @@ func TestTraffic(t *testing.T) {
 		name+`requests_total{code="2xx",via="swarm"} 1`, name+`bytes_total{via="swarm"} 9`, name+`first_byte_seconds_count{via="swarm"} 1`,
 		name+`bytes_total{via="source"} 5`, name+`requests_total{code="4xx",via="direct"} 1`, name+`bytes_total{via="proxy"} 1`,
 		name+`requests_total{code="2xx",via="none"} 1`, name+`requests_total{code="2xx",via="other"} 1`, name+`requests_total{code="2xx",via="tunnel"} 1`,
-		name+"tunnels 1", name+"tunnel_sent_bytes_total 3", name+`bytes_total{via="tunnel"} 4`, name+"certificates_total 1")
+		name+"tunnels 1", name+"tunnel_sent_bytes_total 3", name+`bytes_total{via="tunnel"} 4`, name+"certificates_total 1", name+"saved_bytes_total 4321")
 	if strings.Contains(w.Body.String(), "registry says") {
 		t.Error("a header became a label")
 	}

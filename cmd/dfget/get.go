@@ -78,6 +78,7 @@ Without a supernode it downloads from the source, verified and resumable.`,
 		}
 	}
 	complete("link", linkAuto, linkReflink, linkHard, linkCopy)
+	complete("compress", "auto", "off")
 	complete("pattern", peer.PatternP2P, "cdn", peer.PatternSource)
 	for _, name := range []string{"url", "node", "md5", "digest", "identifier", "filter", "header", "locallimit", "totallimit", "minrate", "timeout",
 		"clientqueue", "callsystem", "ip", "port", "expiretime", "alivetime", "zone", "rack"} {

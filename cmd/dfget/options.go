@@ -50,6 +50,7 @@ type options struct {
 	Nodes    []settings.Node   `key:"nodes" flag:"node" short:"n" group:"The swarm" usage:"supernodes, host[:port][=weight]; a comma list, or the flag several times (default 127.0.0.1:8002)"`
 	Pattern  string            `flag:"pattern" short:"p" group:"The swarm" usage:"p2p: fetch from the swarm and serve it; cdn: fetch only; source: straight from the source"`
 	NoSource bool              `flag:"notbs" group:"The swarm" usage:"never download from the source: fail when the swarm cannot"`
+	Compress settings.Compress `key:"compress" flag:"compress" group:"The swarm" usage:"auto: the dfget server's data goes compressed to other hosts, and from them, where that is faster; off: never"`
 	Location settings.Location `key:"location" group:"The swarm"`
 
 	LocalLimit      dragonfly.Rate `key:"localLimit" flag:"locallimit" short:"s" group:"Limits" usage:"receiving limit of this download per second, as in 20MB; 0: none"`
@@ -335,6 +336,9 @@ func (o *options) serverArgs() []string {
 	add("log-backups", strconv.Itoa(o.LogConfig.MaxBackups))
 	if o.TotalLimit > 0 {
 		add("totallimit", o.TotalLimit.String())
+	}
+	if o.Compress.Off {
+		add("compress", "off")
 	}
 	if o.Verbose {
 		args = append(args, "--verbose")

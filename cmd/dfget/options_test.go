@@ -60,6 +60,7 @@ func TestFlagsOfV1(t *testing.T) {
 		{"totallimit", "", "0B"}, {"clientqueue", "", "6"}, {"home", "", ""}, {"timeout", "e", ""}, {"pattern", "p", "p2p"},
 		{"notbs", "", "false"}, {"dfdaemon", "", "false"}, {"insecure", "", "false"}, {"showbar", "b", "false"}, {"console", "", "false"},
 		{"verbose", "", "false"}, {"ip", "", ""}, {"port", "", "0"}, {"expiretime", "", "3m0s"}, {"alivetime", "", "5m0s"},
+		{"compress", "", "auto"},
 	} {
 		f := c.Flags().Lookup(v.name)
 		if f == nil || f.Shorthand != v.short || f.DefValue != v.def || f.Usage == "" {
@@ -70,7 +71,7 @@ func TestFlagsOfV1(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"data", "home", "ip", "port", "meta", "expiretime", "alivetime", "verbose"} {
+	for _, name := range []string{"data", "home", "ip", "port", "meta", "expiretime", "alivetime", "compress", "verbose"} {
 		if server.Flags().Lookup(name) == nil {
 			t.Errorf("dfget server has no --%s", name)
 		}
@@ -82,7 +83,7 @@ func TestFlagMeanings(t *testing.T) {
 	h := newHost(t)
 	text := strings.Fields("-u http://o/f?a=1&b=2&c=3 -o out -m 0123456789ABCDEF0123456789abcdef -i id --callsystem cs -f b&c " +
 		"-n a,b=2 -s 1MB --minrate 1k --totallimit 40M --clientqueue 3 --home /h -e 90 -p cdn --notbs --dfdaemon --insecure -b --verbose " +
-		"--ip 127.0.0.2 --port 15001 --expiretime 1m --alivetime 2m --link copy --zone z --rack r")
+		"--ip 127.0.0.2 --port 15001 --expiretime 1m --alivetime 2m --link copy --compress off --zone z --rack r")
 	o := h.parsed(append(text, "--header", "A: b,c", "--header", "Range: bytes=0-9")...)
 	g := get{o: &o, sign: "1-1.000", std: h.surroundings(nil, nil), target: target{"/out", false}}
 	var err error
@@ -107,7 +108,7 @@ func TestFlagMeanings(t *testing.T) {
 	}
 	args := o.serverArgs()
 	for _, pair := range [][2]string{{"--home", "/h"}, {"--data", "/h/data"}, {"--meta", "/h/meta"}, {"--expiretime", "1m0s"}, {"--alivetime", "2m0s"},
-		{"--ip", "127.0.0.2"}, {"--port", "15001"}, {"--zone", "z"}, {"--rack", "r"}, {"--totallimit", "40MB"}} {
+		{"--ip", "127.0.0.2"}, {"--port", "15001"}, {"--zone", "z"}, {"--rack", "r"}, {"--totallimit", "40MB"}, {"--compress", "off"}} {
 		if i := slices.Index(args, pair[0]); i < 0 || args[i+1] != pair[1] {
 			t.Errorf("the agent's %s: %q", pair[0], args)
 		}

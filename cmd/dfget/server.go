@@ -25,7 +25,7 @@ import (
 const lockTime = 15 * time.Second
 
 // serverFlags are the flags of dfget that its server has too.
-var serverFlags = []string{"home", "ip", "port", "expiretime", "alivetime", "totallimit", "zone", "rack", "verbose"}
+var serverFlags = []string{"home", "ip", "port", "expiretime", "alivetime", "totallimit", "compress", "zone", "rack", "verbose"}
 
 // server is the long-lived process of an account.
 type server struct {
@@ -122,7 +122,7 @@ func (s *server) run(ctx context.Context) (err error) {
 	defer lock.Release()
 	host, err := agent.OpenHost(ctx, agent.HostOptions{
 		Data: s.data, Meta: s.meta, IP: s.o.IP, Port: s.o.Port, Program: "dfget", Build: build(),
-		Zone: s.o.Location.Zone, Rack: s.o.Location.Rack, TotalLimit: s.o.TotalLimit, Expire: s.o.ExpireTime,
+		Zone: s.o.Location.Zone, Rack: s.o.Location.Rack, Plain: s.o.Compress.Off, TotalLimit: s.o.TotalLimit, Expire: s.o.ExpireTime,
 		BootID: machine.BootID(), HostName: machine.Name(), Proxy: http.ProxyFromEnvironment, Log: log,
 	})
 	if err != nil {

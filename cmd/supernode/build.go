@@ -76,7 +76,7 @@ func build(b base, log *slog.Logger) (service, error) {
 		Store: n.store,
 		Source: source.New(source.Options{Guard: true, Allow: b.SourceAllow, Deny: b.SourceDeny,
 			UserAgent: "dragonfly/" + version.Get().Version, Proxy: http.ProxyFromEnvironment}),
-		Parents: transfer.New(transfer.ClientOptions{}),
+		Parents: transfer.New(transfer.ClientOptions{Plain: b.Compress.Off}),
 		Dial:    func(dragonfly.Member) dragonfly.Tracker { return n.sn.SeedTracker() },
 		Hello: func() dragonfly.Hello {
 			return dragonfly.Hello{Protocol: dragonfly.ProtocolNumber, Agent: hex.EncodeToString(agent), Build: version.Get().Version,
@@ -94,7 +94,8 @@ func build(b base, log *slog.Logger) (service, error) {
 		FailAccess: b.FailAccessInterval, TaskExpire: b.TaskExpireTime,
 		PeerCIDR: b.PeerCIDR, Log: log, Metrics: reg,
 	}, seed)
-	data := &transfer.Server{Shelf: n.engine.Shelf(), Sessions: n.engine.Sessions, Limit: peer.NewLimiter(b.limit()), Log: log, Observe: n.sn.SeedSent}
+	data := &transfer.Server{Shelf: n.engine.Shelf(), Sessions: n.engine.Sessions, Limit: peer.NewLimiter(b.limit()),
+		Plain: b.Compress.Off, Log: log, Observe: n.sn.SeedSent}
 
 	if err := seed.Open(context.Background()); err != nil {
 		return service{}, errors.Join(fmt.Errorf("open the seed's session: %w", err), n.engine.Close(), n.store.Close())

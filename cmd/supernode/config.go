@@ -39,6 +39,7 @@ type base struct {
 	FailureCountLimit  int                `key:"failureCountLimit" usage:"consecutive failures with others after which a peer gets its pieces from the supernode only"`
 	SystemBandwidth    rate               `key:"systemReservedBandwidth" flag:"system-bandwidth" usage:"part of max-bandwidth that is left to other programs, per second"`
 	MaxBandwidth       rate               `key:"maxBandwidth" flag:"max-bandwidth" usage:"bytes per second that the supernode receives at most and, separately, sends at most; 0: no limit"`
+	Compress           settings.Compress  `key:"compress" flag:"compress" usage:"auto: data goes compressed to other hosts, and from them, where that is faster; off: never"`
 	FailAccessInterval time.Duration      `key:"failAccessInterval" flag:"fail-access-interval" usage:"how long a 404 or 410 of a source is remembered"`
 	GCInitialDelay     time.Duration      `key:"gcInitialDelay" flag:"gc-initial-delay" usage:"time from the start to the first cleaning of the disk"`
 	GCMetaInterval     time.Duration      `key:"gcMetaInterval" flag:"gc-meta-interval" usage:"time between searches for tasks and peers that are gone" unused:"they are noticed when they go"`

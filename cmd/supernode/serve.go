@@ -16,6 +16,7 @@ import (
 
 	"dragonfly"
 	"dragonfly/internal/version"
+	"dragonfly/transfer"
 	"dragonfly/wire"
 )
 
@@ -107,6 +108,7 @@ func (s service) run(ctx context.Context, control, data net.Listener) error {
 func (s service) server(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler:           h,
+		ConnContext:       transfer.ConnContext,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    headerMax,

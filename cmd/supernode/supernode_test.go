@@ -122,11 +122,11 @@ storages:
 - local
 `,
 		"--cdn-pattern", "local", "--pool-size", "11", "--up-limit", "6", "--down-limit", "3",
-		"--system-bandwidth", "20M", "--max-bandwidth", "100MB", "--profiler", "-D",
+		"--system-bandwidth", "20M", "--max-bandwidth", "100MB", "--compress", "off", "--profiler", "-D",
 		"--advertise-ip", "127.0.0.1", "--fail-access-interval", "1m", "--gc-initial-delay", "1s", "--gc-meta-interval", "1m",
 		"--task-expire-time", "4m", "--peer-gc-delay", "5m", "--rack", "r2", "--log-level", "warn",
 		"--peer-cidr", "10.0.0.0/8,192.0.2.0/24", "--source-allow", "169.254.1.0/24", "--source-deny", "10.9.0.0/16")
-	if b.PeerUpLimit != 6 || b.PeerDownLimit != 3 || b.EliminationLimit != 6 || b.FailureCountLimit != 7 || !b.EnableProfiler ||
+	if b.PeerUpLimit != 6 || b.PeerDownLimit != 3 || b.EliminationLimit != 6 || b.FailureCountLimit != 7 || !b.EnableProfiler || !b.Compress.Off ||
 		b.limit() != 80<<20 || b.IntervalThreshold.Hours() != 3 || b.YoungGCThreshold != 50<<30 || b.LogConfig.MaxSize != 50 ||
 		b.Location.Zone != "z1" || b.Location.Rack != "r2" || b.level() != slog.LevelDebug || len(b.PeerCIDR) != 2 ||
 		b.SourceAllow[0] != netip.MustParsePrefix("169.254.1.0/24") || b.PeerGCDelay.Minutes() != 5 {
@@ -149,7 +149,7 @@ func TestDefaults(t *testing.T) {
 		t.Error(err)
 	}
 	b := d.Base
-	if b.ListenPort != 8002 || b.DownloadPort != 8001 || b.HomeDir != "/home/admin/supernode" || b.PeerUpLimit != 5 || b.PeerDownLimit != 4 ||
+	if b.ListenPort != 8002 || b.DownloadPort != 8001 || b.HomeDir != "/home/admin/supernode" || b.PeerUpLimit != 5 || b.PeerDownLimit != 4 || b.Compress.Off ||
 		b.limit() != 0 || b.logFile() != "/home/admin/supernode/logs/app.log" || b.level() != slog.LevelInfo {
 		t.Errorf("%+v", b)
 	}

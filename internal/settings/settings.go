@@ -284,6 +284,8 @@ func want(t reflect.Type) string {
 		return "a duration, as in 3m0s"
 	case t.Kind() == reflect.Slice && !isText(t):
 		return "a list, each item " + want(t.Elem())
+	case t == reflect.TypeFor[Compress]():
+		return "auto or off"
 	case isText(t):
 		return "a " + strings.ToLower(t.Name())
 	case t.Kind() == reflect.Bool:
