@@ -31,7 +31,11 @@ var errAnswered = errors.New("answered")
 
 // openWith answers the opening of a session that brings a registration.
 func (s *Server) openWith(ctx context.Context, w http.ResponseWriter, r *http.Request, session dragonfly.Session, first dragonfly.Registration) error {
-	s.reply(w, http.StatusOK, session.Welcome())
+	welcome, ok := s.encode(w, session.Welcome())
+	if !ok {
+		return errAnswered
+	}
+	s.begin(w, http.StatusOK, welcome)
 	answer := http.NewResponseController(w)
 	_ = answer.Flush() // where that is not possible it comes with the rest
 	_, leave, err := s.take(r)

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -404,17 +405,31 @@ func (s *Server) told(r *http.Request, err error) *dragonfly.Error {
 	return e
 }
 
-// reply writes one message.
+// reply answers with one message.
 func (s *Server) reply(w http.ResponseWriter, status int, message any) {
+	if body, ok := s.encode(w, message); ok {
+		// Longer ones would be sent in chunks otherwise.
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+		s.begin(w, status, body)
+	}
+}
+
+// encode writes a message as a line of JSON; false: the request was answered.
+func (s *Server) encode(w http.ResponseWriter, message any) (body []byte, ok bool) {
 	body, err := json.Marshal(message)
 	if err != nil {
 		s.o.Log.Error("answer cannot be written as JSON", "error", err)
 		w.WriteHeader(http.StatusInternalServerError)
-		return
+		return nil, false
 	}
+	return append(body, '\n'), true
+}
+
+// begin sends the first or only message of an answer.
+func (s *Server) begin(w http.ResponseWriter, status int, body []byte) {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Cache-Control", "no-store")
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.o.BodyTimeout))
 	w.WriteHeader(status)
-	_, _ = w.Write(append(body, '\n')) // a client that is gone is noticed by its context
+	_, _ = w.Write(body) // a client that is gone is noticed by its context
 }
