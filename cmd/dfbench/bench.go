@@ -205,15 +205,21 @@ const clockTick = time.Second / 100
 
 func (b *bench) agentCPU(h swarm.Host) (total time.Duration) {
 	for _, pid := range b.agents(h) {
-		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			continue
-		}
-		fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
-		for _, f := range fields[11:13] {
-			ticks, _ := strconv.Atoi(f)
-			total += time.Duration(ticks) * clockTick
-		}
+		total += processCPU(pid)
+	}
+	return total
+}
+
+// processCPU is the processor time that a process took; 0 if it has ended.
+func processCPU(pid int) (total time.Duration) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
+	for _, f := range fields[11:13] {
+		ticks, _ := strconv.Atoi(f)
+		total += time.Duration(ticks) * clockTick
 	}
 	return total
 }
