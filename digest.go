@@ -104,7 +104,7 @@ type PieceDigest [32]byte
 
 func (d PieceDigest) IsZero() bool                 { return d == PieceDigest{} }
 func (d PieceDigest) String() string               { return hex.EncodeToString(d[:]) }
-func (d PieceDigest) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+func (d PieceDigest) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, d[:]), nil }
 func (d *PieceDigest) UnmarshalText(b []byte) error {
 	return unhex("piece digest", d[:], b)
 }
@@ -116,7 +116,7 @@ type Version [16]byte
 
 func (v Version) IsZero() bool                 { return v == Version{} }
 func (v Version) String() string               { return hex.EncodeToString(v[:]) }
-func (v Version) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
+func (v Version) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, v[:]), nil }
 func (v *Version) UnmarshalText(b []byte) error {
 	return unhex("version", v[:], b)
 }
@@ -130,7 +130,7 @@ func (t Ticket) GoString() string             { return "ticket" }
 func (t Ticket) LogValue() slog.Value         { return slog.StringValue("ticket") } // before MarshalText
 func (t Ticket) Secret() string               { return hex.EncodeToString(t[:]) }
 func (t Ticket) IsZero() bool                 { return t == Ticket{} }
-func (t Ticket) MarshalText() ([]byte, error) { return []byte(t.Secret()), nil }
+func (t Ticket) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, t[:]), nil }
 func (t *Ticket) UnmarshalText(b []byte) error {
 	if err := unhex("ticket", t[:], b); err != nil {
 		return fmt.Errorf("ticket: want %d hex digits", 2*len(t)) // without the text

@@ -25,7 +25,7 @@ func ParseTaskID(s string) (TaskID, error) {
 
 func (id TaskID) String() string               { return hex.EncodeToString(id[:]) }
 func (id TaskID) IsZero() bool                 { return id == TaskID{} }
-func (id TaskID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+func (id TaskID) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, id[:]), nil }
 func (id *TaskID) UnmarshalText(b []byte) error {
 	return unhex("task id", id[:], b)
 }

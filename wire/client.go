@@ -187,7 +187,10 @@ func (c *Client) do(ctx context.Context, method, path, key string, in, out any) 
 		return nil, err
 	}
 	defer resp.Body.Close()
-	answer, err := readBody(resp.Body, answerLimit)
+	body := borrow()
+	defer giveBack(body)
+	err = readBody(body, resp.Body, answerLimit)
+	answer := body.Bytes()
 	if errors.Is(err, errTooLong) {
 		return nil, c.foreign("its answer is not ours", err)
 	}

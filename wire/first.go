@@ -10,7 +10,6 @@ import (
 	"io"
 	"net/http"
 	"sync"
-	"time"
 
 	"dragonfly"
 )
@@ -30,33 +29,24 @@ type outcome struct {
 var errAnswered = errors.New("answered")
 
 // openWith answers the opening of a session that brings a registration.
-func (s *Server) openWith(ctx context.Context, w http.ResponseWriter, r *http.Request, session dragonfly.Session, first dragonfly.Registration) error {
-	welcome, ok := s.encode(w, session.Welcome())
-	if !ok {
+func (s *Server) openWith(c *call, session dragonfly.Session, first dragonfly.Registration) error {
+	if !s.send(c.w, http.StatusOK, session.Welcome(), false) {
 		return errAnswered
 	}
-	s.begin(w, http.StatusOK, welcome)
-	answer := http.NewResponseController(w)
-	_ = answer.Flush() // where that is not possible it comes with the rest
-	_, leave, err := s.take(r)
+	_ = http.NewResponseController(c.w).Flush() // where that is not possible it comes with the rest
+	_, leave, err := s.take(c.r)
 	if err != nil {
 		return errAnswered // it was replaced meanwhile: the peer finds out
 	}
 	defer leave()
-	info, err := session.Register(ctx, first)
+	info, err := session.Register(c.ctx, first)
 	var o outcome
-	if err = s.noticeGone(r, err); err != nil {
-		o.Error = s.told(r, err)
+	if err = s.noticeGone(c.r, err); err != nil {
+		o.Error = s.told(c.r, err)
 	} else {
 		o.Info = &info
 	}
-	body, err := json.Marshal(o)
-	if err != nil {
-		s.o.Log.Error("answer cannot be written as JSON", "error", err)
-		return errAnswered
-	}
-	_ = answer.SetWriteDeadline(time.Now().Add(s.o.BodyTimeout))
-	_, _ = w.Write(append(body, '\n')) // a client that is gone is noticed by its context
+	s.send(c.w, 0, o, false)
 	return errAnswered
 }
 
@@ -124,11 +114,12 @@ func (s *session) openWith(ctx context.Context, hello dragonfly.Hello) (http.Hea
 	p := &pending{client: c, asked: asked, body: resp.Body, cancel: cancel, values: json.NewDecoder(io.LimitReader(resp.Body, answerLimit))}
 	if resp.StatusCode != http.StatusOK || !isJSON(resp.Header.Get("Content-Type")) {
 		defer p.drop()
-		answer, err := readBody(resp.Body, answerLimit)
-		if err != nil {
+		body := borrow()
+		defer giveBack(body)
+		if err := readBody(body, resp.Body, answerLimit); err != nil {
 			return nil, c.foreign("its answer is not ours", err)
 		}
-		return nil, c.failure(resp, answer)
+		return nil, c.failure(resp, body.Bytes())
 	}
 	err = p.next(&s.welcome)
 	if !stop() || err != nil { // ctx ended meanwhile

@@ -3,6 +3,7 @@
 package wire
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -54,7 +55,7 @@ var DefaultServerOptions = ServerOptions{
 const sweepEvery = time.Minute
 
 // Server offers a Tracker to peers elsewhere, below /p2p/v1/. It is an
-// http.Handler; the remote address of each connection reaches the Tracker
+// http.Handler; the remote address of a connection reaches Tracker.Open
 // through dragonfly.RemoteAddr. A Register or Sync whose client goes away ends
 // its context.
 type Server struct {
@@ -80,11 +81,16 @@ type seat struct {
 	session dragonfly.Session
 	used    time.Time // when the last request ended or began
 	busy    int       // requests that are being served
-	syncs   []*poll   // the open ones, oldest first
+	syncs   []*call   // the open ones, oldest first
 }
 
-// poll is an open Sync.
-type poll struct{ cancel context.CancelCauseFunc }
+// call is one request that is being served.
+type call struct {
+	w      http.ResponseWriter
+	r      *http.Request
+	ctx    context.Context // ends with the client, with Server.Close, and by cancel
+	cancel context.CancelCauseFunc
+}
 
 // NewServer makes a Server of a Tracker.
 func NewServer(tracker dragonfly.Tracker, o ServerOptions) *Server {
@@ -139,32 +145,30 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		})
 		return
 	}
-	ctx, cancel := context.WithCancelCause(r.Context())
-	defer cancel(nil)
-	defer context.AfterFunc(s.closing, func() { cancel(context.Cause(s.closing)) })()
-	if from, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		ctx = dragonfly.WithRemoteAddr(ctx, from.Addr())
-	}
 	if s.closing.Err() != nil {
 		s.fail(w, r, 0, errClosing)
 		return
 	}
-	answer, err := serve(ctx, w, r)
+	c := &call{w: w, r: r}
+	c.ctx, c.cancel = context.WithCancelCause(r.Context())
+	defer c.cancel(nil)
+	defer context.AfterFunc(s.closing, func() { c.cancel(context.Cause(s.closing)) })()
+	answer, err := serve(c)
 	switch {
 	case errors.Is(err, errAnswered):
 	case err != nil:
-		if cause, ok := context.Cause(ctx).(*dragonfly.Error); ok {
-			err = cause // Close was called
+		if cause, ok := context.Cause(c.ctx).(*dragonfly.Error); ok {
+			err = cause // Close was called, or newer syncs came
 		}
 		s.fail(w, r, 0, err)
 	case answer == nil:
 		w.WriteHeader(http.StatusNoContent)
 	default:
-		s.reply(w, http.StatusOK, answer)
+		s.send(w, http.StatusOK, answer, true)
 	}
 }
 
-type serveFunc func(context.Context, http.ResponseWriter, *http.Request) (any, error)
+type serveFunc func(*call) (any, error)
 
 // route is the table of routes: what serves a path, and with which method.
 func (s *Server) route(path string) (serveFunc, string) {
@@ -181,16 +185,20 @@ func (s *Server) route(path string) (serveFunc, string) {
 	return nil, ""
 }
 
-func (s *Server) open(ctx context.Context, w http.ResponseWriter, r *http.Request) (any, error) {
-	hello, err := receive[dragonfly.Hello](s, w, r, s.o.OpenLimit+s.o.RegisterLimit)
+func (s *Server) open(c *call) (any, error) {
+	hello, err := receive[dragonfly.Hello](s, c, s.o.OpenLimit+s.o.RegisterLimit)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.sweep(ctx); err != nil {
+	if err := s.sweep(c.ctx); err != nil {
 		return nil, err
 	}
 	first := hello.First
 	hello.First = nil
+	ctx := c.ctx
+	if from, err := netip.ParseAddrPort(c.r.RemoteAddr); err == nil {
+		ctx = dragonfly.WithRemoteAddr(ctx, from.Addr())
+	}
 	session, err := s.tracker.Open(ctx, hello)
 	if err != nil {
 		return nil, err
@@ -201,62 +209,57 @@ func (s *Server) open(ctx context.Context, w http.ResponseWriter, r *http.Reques
 	s.mu.Lock()
 	s.sessions[sha256.Sum256([]byte(key))] = &seat{session: session, used: time.Now()}
 	s.mu.Unlock()
-	w.Header().Set(keyHeader, key)
+	c.w.Header().Set(keyHeader, key)
 	if first == nil {
 		return session.Welcome(), nil
 	}
-	r.Header.Set(keyHeader, key) // as if it had been registered with that
-	return nil, s.openWith(ctx, w, r, session, *first)
+	c.r.Header.Set(keyHeader, key) // as if it had been registered with that
+	return nil, s.openWith(c, session, *first)
 }
 
-func (s *Server) register(ctx context.Context, w http.ResponseWriter, r *http.Request) (any, error) {
-	seat, leave, err := s.take(r)
+func (s *Server) register(c *call) (any, error) {
+	seat, leave, err := s.take(c.r)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	registration, err := receive[dragonfly.Registration](s, w, r, s.o.RegisterLimit)
+	registration, err := receive[dragonfly.Registration](s, c, s.o.RegisterLimit)
 	if err != nil {
 		return nil, err
 	}
-	info, err := seat.session.Register(ctx, registration)
-	return info, s.noticeGone(r, err)
+	info, err := seat.session.Register(c.ctx, registration)
+	return info, s.noticeGone(c.r, err)
 }
 
-func (s *Server) sync(ctx context.Context, w http.ResponseWriter, r *http.Request) (any, error) {
-	seat, leave, err := s.take(r)
+func (s *Server) sync(c *call) (any, error) {
+	seat, leave, err := s.take(c.r)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	report, err := receive[dragonfly.Report](s, w, r, s.o.SyncLimit)
+	report, err := receive[dragonfly.Report](s, c, s.o.SyncLimit)
 	if err != nil {
 		return nil, err
 	}
-	polling, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer s.queue(seat, &poll{cancel})()
-	work, err := seat.session.Sync(polling, report)
-	if err != nil && errors.Is(context.Cause(polling), errReplaced) {
-		err = errReplaced
-	}
-	return work, s.noticeGone(r, err)
+	defer s.queue(seat, c)()
+	work, err := seat.session.Sync(c.ctx, report)
+	return &work, s.noticeGone(c.r, err)
 }
 
-func (s *Server) end(ctx context.Context, _ http.ResponseWriter, r *http.Request) (any, error) {
-	seat, leave, err := s.take(r)
+func (s *Server) end(c *call) (any, error) {
+	seat, leave, err := s.take(c.r)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
 	const reasonMax = 200
-	reason := r.URL.Query().Get("reason")
+	reason := c.r.URL.Query().Get("reason")
 	reason = strings.ToValidUTF8(reason[:min(len(reason), reasonMax)], "")
-	err = seat.session.Close(ctx, reason)
+	err = seat.session.Close(c.ctx, reason)
 	if err == nil {
-		s.drop(r)
+		s.drop(c.r)
 	}
-	return nil, s.noticeGone(r, err)
+	return nil, s.noticeGone(c.r, err)
 }
 
 // take finds the session that a request names; leave ends its use.
@@ -282,18 +285,18 @@ func keyOf(r *http.Request) seatKey { return sha256.Sum256([]byte(r.Header.Get(k
 // queue adds an open sync to a session and ends the oldest when there are too
 // many: the newest is the one whose client certainly waits. leave takes it out
 // again.
-func (s *Server) queue(seat *seat, p *poll) (leave func()) {
+func (s *Server) queue(seat *seat, c *call) (leave func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(seat.syncs) == openSyncs {
 		seat.syncs[0].cancel(errReplaced)
 		seat.syncs = slices.Delete(seat.syncs, 0, 1)
 	}
-	seat.syncs = append(seat.syncs, p)
+	seat.syncs = append(seat.syncs, c)
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		seat.syncs = slices.DeleteFunc(seat.syncs, func(q *poll) bool { return q == p })
+		seat.syncs = slices.DeleteFunc(seat.syncs, func(other *call) bool { return other == c })
 	}
 }
 
@@ -342,20 +345,31 @@ func (s *Server) sweep(ctx context.Context) error {
 }
 
 // receive reads the body of a request.
-func receive[T any](s *Server, w http.ResponseWriter, r *http.Request, limit int64) (message T, err error) {
-	body, err := readBody(r.Body, limit)
-	if err == nil {
+func receive[T any](s *Server, c *call, limit int64) (message T, err error) {
+	body := borrow()
+	defer giveBack(body)
+	if err = readBody(body, c.r.Body, limit); err == nil {
 		// The deadline must not outlast the body: while a sync waits, the
 		// connection is watched for its end.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-	}
-	if err == nil {
-		err = decode(body, limit, &message)
+		_ = http.NewResponseController(c.w).SetReadDeadline(time.Time{})
+		prepare(&message, body.Bytes())
+		err = decode(body.Bytes(), limit, &message)
 	}
 	if err != nil {
 		return message, &dragonfly.Error{Kind: dragonfly.Invalid, Message: "the body cannot be read: " + describe(err), Err: err}
 	}
 	return message, nil
+}
+
+// prepare makes room for the events of a report: a slice that grows while it is
+// read costs more than all else. More than fit into one answer of the usual size
+// are rare, and no text of few bytes gets much memory.
+func prepare(message any, body []byte) {
+	if report, ok := message.(*dragonfly.Report); ok {
+		if n := bytes.Count(body, []byte{'{'}) - 1; n > 0 {
+			report.Events = make([]dragonfly.Event, 0, min(n, 32))
+		}
+	}
 }
 
 // describe tells a decoding error without the text that it is about, which may
@@ -386,7 +400,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, status int, err er
 	if e.Kind == dragonfly.Invalid || s.closing.Err() != nil {
 		w.Header().Set("Connection", "close")
 	}
-	s.reply(w, cmp.Or(status, Status(e.Kind)), e)
+	s.send(w, cmp.Or(status, Status(e.Kind)), e, true)
 }
 
 // told is what a client is told of an error.
@@ -405,31 +419,35 @@ func (s *Server) told(r *http.Request, err error) *dragonfly.Error {
 	return e
 }
 
-// reply answers with one message.
-func (s *Server) reply(w http.ResponseWriter, status int, message any) {
-	if body, ok := s.encode(w, message); ok {
-		// Longer ones would be sent in chunks otherwise.
-		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-		s.begin(w, status, body)
-	}
-}
+// The values of the headers of all answers: net/http copies what it sends.
+var (
+	jsonType = []string{contentType}
+	noStore  = []string{"no-store"}
+)
 
-// encode writes a message as a line of JSON; false: the request was answered.
-func (s *Server) encode(w http.ResponseWriter, message any) (body []byte, ok bool) {
-	body, err := json.Marshal(message)
-	if err != nil {
+// send writes a message as a line of JSON; with a status it begins an answer,
+// whole: which is no more than that. False: the message is none, and the answer
+// says so if it was not begun.
+func (s *Server) send(w http.ResponseWriter, status int, message any, whole bool) bool {
+	body := borrow()
+	defer giveBack(body)
+	if err := json.NewEncoder(body).Encode(message); err != nil {
 		s.o.Log.Error("answer cannot be written as JSON", "error", err)
-		w.WriteHeader(http.StatusInternalServerError)
-		return nil, false
+		if status != 0 {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+		return false
 	}
-	return append(body, '\n'), true
-}
-
-// begin sends the first or only message of an answer.
-func (s *Server) begin(w http.ResponseWriter, status int, body []byte) {
-	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Cache-Control", "no-store")
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.o.BodyTimeout))
-	w.WriteHeader(status)
-	_, _ = w.Write(body) // a client that is gone is noticed by its context
+	if status != 0 {
+		header := w.Header()
+		header["Content-Type"], header["Cache-Control"] = jsonType, noStore
+		if whole {
+			// Longer ones would be sent in chunks otherwise.
+			header.Set("Content-Length", strconv.Itoa(body.Len()))
+		}
+		w.WriteHeader(status)
+	}
+	_, _ = w.Write(body.Bytes()) // a client that is gone is noticed by its context
+	return true
 }
