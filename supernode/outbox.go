@@ -86,16 +86,16 @@ func (o *outbox) forget(task dragonfly.TaskID, v dragonfly.Version) {
 	})
 }
 
-// acknowledge drops what the answers up to seq held and returns the
-// assignments among it.
-func (o *outbox) acknowledge(seq uint64) (assigned []dragonfly.Assignment) {
+// acknowledge drops what the answers up to seq held and adds the assignments
+// among it to assigned.
+func (o *outbox) acknowledge(seq uint64, assigned []dragonfly.AssignmentID) []dragonfly.AssignmentID {
 	if seq > o.seq {
-		return nil // of another life of the peer: nothing was said under this number
+		return assigned // of another life of the peer: nothing was said under this number
 	}
 	o.items = slices.DeleteFunc(o.items, func(x item) bool {
 		acked := x.first != 0 && x.first <= seq
 		if acked && x.assignment != nil {
-			assigned = append(assigned, *x.assignment)
+			assigned = append(assigned, x.assignment.ID)
 		}
 		return acked
 	})
@@ -134,6 +134,13 @@ func (o *outbox) take(now time.Time) dragonfly.Work {
 	}
 	o.seq++
 	w := dragonfly.Work{Seq: o.seq}
+	assignments := 0
+	for i := range o.items {
+		if o.items[i].assignment != nil {
+			assignments++
+		}
+	}
+	w.Assignments = slices.Grow(w.Assignments, assignments)
 	var entries []entryItem
 	for i := range o.items {
 		x := &o.items[i]

@@ -3,7 +3,6 @@
 package supernode
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -33,14 +32,14 @@ type session struct {
 	lastSync time.Time // when the newest sync began or ended
 	newest   uint64    // Report.Seq
 	applied  map[uint64]int
-	waiter   *waiter // the sync that waits
+	waiter   waiter // the sync that waits; nil: none
 	out      outbox
 	regs     map[dragonfly.TaskID]*registration
 	verdict  string // why it is quarantined or isolated; "" if it is not
 }
 
-// waiter is one sync that waits for work.
-type waiter struct{ woken chan struct{} } // capacity 1
+// waiter wakes one sync that waits for work; its capacity is 1.
+type waiter chan struct{}
 
 // syncWindow is how many reports back an event is still recognised as applied.
 // At most two reports are open at once, so the window is generous.
@@ -219,16 +218,12 @@ func (ss *session) push(it item) {
 	ss.wake()
 }
 
-func (ss *session) wake() {
-	if ss.waiter != nil {
-		ss.waiter.wake()
-	}
-}
+func (ss *session) wake() { ss.waiter.wake() }
 
-func (w *waiter) wake() {
+func (w waiter) wake() {
 	select {
-	case w.woken <- struct{}{}:
-	default:
+	case w <- struct{}{}:
+	default: // it will look anyway, or there is none
 	}
 }
 
@@ -248,8 +243,9 @@ func (ss *session) Sync(ctx context.Context, r dragonfly.Report) (dragonfly.Work
 		return dragonfly.Work{}, invalid("report: seq starts with 1")
 	}
 	ss.lastSync = began
-	for _, a := range ss.out.acknowledge(r.Ack) {
-		s.step(sched.Event{Kind: sched.Acked, Peer: ss.peer, Assignment: a.ID})
+	s.acked = ss.out.acknowledge(r.Ack, s.acked[:0])
+	for _, id := range s.acked {
+		s.step(sched.Event{Kind: sched.Acked, Peer: ss.peer, Assignment: id})
 	}
 	s.apply(ss, r)
 	if ss.dead {
@@ -263,11 +259,9 @@ func (ss *session) Sync(ctx context.Context, r dragonfly.Report) (dragonfly.Work
 	}
 	ss.newest = r.Seq
 	older := ss.waiter
-	w := &waiter{woken: make(chan struct{}, 1)}
+	w := make(waiter, 1)
 	ss.waiter = w
-	if older != nil {
-		older.wake()
-	}
+	older.wake()
 	s.step(sched.Event{Kind: sched.PollOpened, Peer: ss.peer, Free: max(0, r.Free)})
 	s.metrics.syncDuration.Observe(time.Since(began).Seconds())
 	return ss.await(ctx, w)
@@ -275,13 +269,11 @@ func (ss *session) Sync(ctx context.Context, r dragonfly.Report) (dragonfly.Work
 
 // await waits until there is something to tell, with Supernode.mu held except
 // while it waits.
-func (ss *session) await(ctx context.Context, w *waiter) (dragonfly.Work, error) {
+func (ss *session) await(ctx context.Context, w waiter) (dragonfly.Work, error) {
 	s := ss.node
-	poll := time.NewTimer(s.cfg.Poll + jitter(s.cfg.Poll))
-	defer poll.Stop()
-	again := time.NewTimer(time.Hour)
-	defer again.Stop()
-	for over := false; ; {
+	over := time.Now().Add(s.cfg.Poll + jitter(s.cfg.Poll))
+	var timer *time.Timer // most reports are answered without one
+	for {
 		if ss.dead {
 			return dragonfly.Work{}, ss.gone()
 		}
@@ -290,23 +282,31 @@ func (ss *session) await(ctx context.Context, w *waiter) (dragonfly.Work, error)
 			// newer answer may be lost and this one not.
 			return dragonfly.Work{}, nil
 		}
-		ready, in := ss.out.due(time.Now())
-		if err := context.Cause(ctx); ready || over || err != nil {
+		now := time.Now()
+		ready, again := ss.out.due(now)
+		left := over.Sub(now)
+		if err := context.Cause(ctx); ready || left <= 0 || err != nil {
 			ss.waiter = nil
-			ss.lastSync = time.Now()
+			ss.lastSync = now
 			s.step(sched.Event{Kind: sched.PollClosed, Peer: ss.peer})
 			if err != nil {
 				return dragonfly.Work{}, err
 			}
-			return ss.out.take(time.Now()), nil
+			return ss.out.take(now), nil
 		}
-		again.Reset(cmp.Or(in, time.Hour))
+		if again > 0 {
+			left = min(left, again)
+		}
+		if timer == nil {
+			timer = time.NewTimer(left)
+			defer timer.Stop()
+		} else {
+			timer.Reset(left)
+		}
 		s.unlock()
 		select {
-		case <-w.woken:
-		case <-again.C:
-		case <-poll.C:
-			over = true
+		case <-w:
+		case <-timer.C:
 		case <-ctx.Done():
 		case <-s.ctx.Done():
 		}
@@ -317,7 +317,7 @@ func (ss *session) await(ctx context.Context, w *waiter) (dragonfly.Work, error)
 // fresh gives the events of a report that were not applied before and counts
 // them as applied.
 func (ss *session) fresh(r dragonfly.Report) []dragonfly.Event {
-	if r.Seq+syncWindow <= ss.newest {
+	if len(r.Events) == 0 || r.Seq+syncWindow <= ss.newest {
 		return nil
 	}
 	known := min(ss.applied[r.Seq], len(r.Events))

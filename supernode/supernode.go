@@ -108,10 +108,11 @@ type Supernode struct {
 // books are what the supernode knows; Supernode.mu guards them.
 type books struct {
 	machine   *sched.Machine
-	actions   []sched.Action // reused between steps
-	starved   []sched.Task   // Exhausted, for the next chores
-	forgotten []*session     // by the scheduler, for the next chores
-	armed     sched.Instant  // when Run's timer goes off
+	actions   []sched.Action           // reused between steps
+	acked     []dragonfly.AssignmentID // reused between syncs
+	starved   []sched.Task             // Exhausted, for the next chores
+	forgotten []*session               // by the scheduler, for the next chores
+	armed     sched.Instant            // when Run's timer goes off
 	isArmed   bool
 	stopped   bool
 	members   []dragonfly.Member
