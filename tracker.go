@@ -193,6 +193,15 @@ const (
 	FailCanceled FailReason = "canceled" // cancelled by assignment or by the user
 )
 
+// Listed says that a reason is one of the list. What peers send may be none.
+func (r FailReason) Listed() bool {
+	switch r {
+	case FailRefused, FailReset, FailStalled, FailUnknown, FailVersion, FailIdentity, FailMismatch, FailSource, FailStore, FailCanceled:
+		return true
+	}
+	return false
+}
+
 // AssignmentID is unique within a supernode process.
 type AssignmentID uint64
 

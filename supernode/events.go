@@ -150,12 +150,17 @@ func (s *Supernode) failed(r *registration, e dragonfly.Event) {
 	if r.work[e.Assignment] == nil && e.Reason != dragonfly.FailMismatch {
 		return // taken back meanwhile
 	}
+	label := failLabel(e.Reason)
+	if !e.Reason.Listed() {
+		// A newer build's, or anything at all: neither scheduler nor record gets it.
+		e.Reason = dragonfly.FailReset
+	}
 	// A parent is accused when the piece is whole, which may be after its part
 	// of it ended otherwise.
 	r.count(s, e.Assignment, e.Offset)
 	delete(r.work, e.Assignment)
 	if e.Reason != dragonfly.FailCanceled {
-		s.metrics.pieceFailures.WithLabelValues(failLabel(e.Reason)).Inc()
+		s.metrics.pieceFailures.WithLabelValues(label).Inc()
 	}
 	if r.session.seed && (e.Reason == dragonfly.FailSource || e.Reason == dragonfly.FailStore) {
 		// Before the scheduler gives the same span out again.

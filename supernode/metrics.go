@@ -131,9 +131,7 @@ func (m *metrics) received(from dragonfly.ParentKind, n int64) {
 
 // failLabel keeps what peers send from growing the label beyond the list.
 func failLabel(r dragonfly.FailReason) string {
-	switch r {
-	case dragonfly.FailRefused, dragonfly.FailReset, dragonfly.FailStalled, dragonfly.FailUnknown, dragonfly.FailVersion,
-		dragonfly.FailIdentity, dragonfly.FailMismatch, dragonfly.FailSource, dragonfly.FailStore, dragonfly.FailCanceled:
+	if r.Listed() {
 		return string(r)
 	}
 	return "other"
