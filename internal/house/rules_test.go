@@ -19,6 +19,7 @@ var floors = map[string]int{
 	"sched":     1,
 	"wire":      1,
 	"cluster":   2,
+	"record":    2,
 	"source":    2,
 	"store":     2,
 	"transfer":  2,
