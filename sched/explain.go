@@ -32,6 +32,74 @@ const (
 	ChoiceStartAgain  Choice = "piece-given-up" // by the child, with what was there of it
 )
 
+// Words say what a choice means, in the middle of a sentence; "" for ChoiceNone.
+func (c Choice) Words() string {
+	switch c {
+	case ChoiceSource:
+		return "nobody has it"
+	case ChoiceSeedFirst, ChoiceOnly:
+		return "no other peer has or gets it"
+	case ChoiceSeedBusy:
+		return "the peers that have it are full, on its blacklist, or get it from this one"
+	case ChoiceSeedForced:
+		return "isolated, it gets from the seed only"
+	case ChoiceSame:
+		return "it gave the last one, too"
+	case ChoiceHost:
+		return "the nearest with a free slot, on the same host"
+	case ChoiceRack:
+		return "the nearest with a free slot, in the same rack"
+	case ChoiceZone:
+		return "the nearest with a free slot, in the same zone"
+	case ChoiceLoad:
+		return "the least loaded of the nearest"
+	case ChoiceChildGone:
+		return "the peer does not listen"
+	case ChoiceParentGone:
+		return "the parent left"
+	case ChoiceParentLost:
+		return "the parent has it no more"
+	case ChoiceHeld:
+		return "the peer holds the piece"
+	case ChoiceUnwanted:
+		return "the peer wants it no more"
+	case ChoiceUnheard:
+		return "the peer did not acknowledge it in time"
+	case ChoiceFoundBetter:
+		return "it took too long, and another can give the rest"
+	case ChoiceStartAgain:
+		return "the peer gave the piece up"
+	}
+	return string(c)
+}
+
+// Words say why a peer waits, in the middle of a sentence; "" for WaitNothing.
+func (r Reason) Words() string {
+	switch r {
+	case WaitSlots:
+		return "all its slots are in work"
+	case WaitSource:
+		return "the seed still reads the source"
+	case WaitParents:
+		return "all that have what it lacks serve as many as they may"
+	case WaitBlacklist:
+		return "only parents on its blacklist have what it lacks"
+	case WaitIsolated:
+		return "it is isolated, and the seed is busy"
+	case WaitSilent:
+		return "it has no sync open: it does not listen"
+	case WaitClosed:
+		return "the source is over its budget or failed"
+	case WaitFree:
+		return "it said that it takes no more now"
+	case WaitUnverified:
+		return "all bytes are there, their digests are not"
+	case WaitPause:
+		return "it could not write, or gave up by itself, a moment ago"
+	}
+	return string(r)
+}
+
 // Decision is an action with its reason. The books are those of the moment
 // before the action.
 type Decision struct {
@@ -45,20 +113,27 @@ type Decision struct {
 }
 
 func (d Decision) String() string {
+	return d.Text(func(p Peer) string { return fmt.Sprintf("peer %d", p) })
+}
+
+// Text says what was decided about Action.Peer and why, with the names that
+// others go by.
+func (d Decision) Text(name func(Peer) string) string {
 	a := d.Action
 	switch a.Kind {
 	case Assign:
 		s := fmt.Sprintf("piece %d [%d, %d) from ", a.Piece, a.Span.From, a.Span.To)
+		why := fmt.Sprintf(": %s (%s)", d.Choice.Words(), d.Choice)
 		if a.Parent == Source {
-			return s + "the source: " + string(d.Choice)
+			return s + "the source" + why
 		}
 		has := "holds"
 		if d.Receives {
-			has = "gets"
+			has = "is getting"
 		}
-		return s + fmt.Sprintf("peer %d: %s; it %s the piece as one of %d and has %d of %d children", a.Parent, d.Choice, has, d.Providers, d.Load, d.Up)
+		return s + name(a.Parent) + why + fmt.Sprintf("; it %s the piece, peers with it: %d, children: %d of %d", has, d.Providers, d.Load, d.Up)
 	case Cancel:
-		return fmt.Sprintf("piece %d [%d, %d) cancelled: %s", a.Piece, a.Span.From, a.Span.To, d.Choice)
+		return fmt.Sprintf("piece %d [%d, %d) cancelled: %s (%s)", a.Piece, a.Span.From, a.Span.To, d.Choice.Words(), d.Choice)
 	case Reverify:
 		return fmt.Sprintf("asked whether piece %d is still good: a child got other bytes of it", a.Piece)
 	case Quarantined:

@@ -90,3 +90,21 @@ func TestVerdictsAreTold(t *testing.T) {
 		t.Errorf("%q", told)
 	}
 }
+
+// TestWords: each of the closed lists is said in words.
+func TestWords(t *testing.T) {
+	for _, c := range []Choice{ChoiceSource, ChoiceSeedFirst, ChoiceSeedBusy, ChoiceSeedForced, ChoiceOnly, ChoiceSame, ChoiceHost, ChoiceRack, ChoiceZone,
+		ChoiceLoad, ChoiceChildGone, ChoiceParentGone, ChoiceParentLost, ChoiceHeld, ChoiceUnwanted, ChoiceUnheard, ChoiceFoundBetter, ChoiceStartAgain} {
+		if c.Words() == string(c) {
+			t.Errorf("%s has no words", c)
+		}
+	}
+	for _, r := range []Reason{WaitSlots, WaitSource, WaitParents, WaitBlacklist, WaitIsolated, WaitSilent, WaitClosed, WaitFree, WaitUnverified, WaitPause} {
+		if r.Words() == string(r) {
+			t.Errorf("%s has no words", r)
+		}
+	}
+	if ChoiceNone.Words() != "" || WaitNothing.Words() != "" {
+		t.Error("nothing has words")
+	}
+}
