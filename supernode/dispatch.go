@@ -14,9 +14,12 @@ import (
 
 // step gives one event to the scheduler and hands out what it decides.
 func (s *Supernode) step(ev sched.Event) {
-	began := time.Now()
-	s.actions = s.machine.Step(s.now(), ev, s.actions[:0])
+	began, at := time.Now(), s.now()
+	s.actions = s.machine.Step(at, ev, s.actions[:0])
 	s.metrics.scheduleDuration.Observe(float64(time.Since(began)) / float64(time.Millisecond))
+	if s.record != nil {
+		s.record.Step(at, ev, s.actions)
+	}
 	for _, a := range s.actions {
 		s.dispatch(a)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"dragonfly"
 	"dragonfly/peer"
+	"dragonfly/record"
 	"dragonfly/sched"
 	"dragonfly/source"
 )
@@ -189,7 +190,7 @@ func (s *Supernode) conclude(t *task, r dragonfly.Request, p peer.Prepared, err 
 	if !ok {
 		e = &dragonfly.Error{Kind: dragonfly.Internal, Message: "the seed could not prepare the task", Err: err}
 	}
-	s.log.Warn("the source does not give the task", "task", t.id, "url", redact(r.URL), "kind", e.Kind, "status", e.Status)
+	s.log.Warn("the source does not give the task", "task", t.id, "url", Redact(r.URL), "kind", e.Kind, "status", e.Status)
 	v := t.current
 	switch {
 	case e.Kind == dragonfly.NotFound:
@@ -246,6 +247,9 @@ func (s *Supernode) openVersion(t *task, p peer.Prepared) *version {
 	s.lastTask++
 	v := &version{task: t, handle: s.lastTask, id: p.Version, layout: p.Layout, ticket: t.ticket(p.Version)}
 	s.versions[v.handle] = v
+	if s.record != nil {
+		s.record.Task(record.Task{Number: v.handle, ID: t.id, Version: v.id, URL: Redact(t.request.URL)})
+	}
 	s.step(sched.Event{Kind: sched.TaskOpened, Task: v.handle, Layout: v.layout})
 	s.metrics.tasksRegistered.Inc()
 	if p.Layout.Known() && p.Held.Count() == p.Layout.Pieces() {
@@ -253,7 +257,7 @@ func (s *Supernode) openVersion(t *task, p peer.Prepared) *version {
 	} else {
 		s.metrics.downloads.Inc()
 	}
-	s.log.Info("task opened", "task", t.id, "version", v.id, "url", redact(t.request.URL), "length", v.layout.Length, "held", p.Held.Count())
+	s.log.Info("task opened", "task", t.id, "version", v.id, "url", Redact(t.request.URL), "length", v.layout.Length, "held", p.Held.Count())
 	return v
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"dragonfly"
+	"dragonfly/record"
 	"dragonfly/sched"
 )
 
@@ -36,6 +37,7 @@ type session struct {
 	out      outbox
 	regs     map[dragonfly.TaskID]*registration
 	verdict  string // why it is quarantined or isolated; "" if it is not
+	decided  recent // about the peer
 }
 
 // waiter wakes one sync that waits for work; its capacity is 1.
@@ -109,6 +111,9 @@ func (s *Supernode) open(ctx context.Context, hello dragonfly.Hello, seed bool) 
 	s.sessions[ss.id], s.agents[hello.Agent], s.peers[ss.peer] = ss, ss, ss
 	for _, addr := range addrs {
 		s.ports[addr] = ss
+	}
+	if s.record != nil {
+		s.record.Peer(record.Peer{Number: ss.peer, Host: hello.Host.Name})
 	}
 	s.step(sched.Event{Kind: sched.PeerJoined, Peer: ss.peer, Where: ss.where, Up: hello.Host.Uploads,
 		Serves: len(addrs) > 0, Seed: seed})

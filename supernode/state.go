@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -51,6 +52,7 @@ type (
 		Peer     sched.Peer         `json:"peer"`
 		Seed     bool               `json:"seed,omitempty"`
 		Host     string             `json:"host"`
+		IP       netip.Addr         `json:"ip,omitzero"`
 		Job      dragonfly.JobID    `json:"job,omitempty"`
 		Status   string             `json:"status"`
 		Waits    sched.Reason       `json:"waits,omitempty"`
@@ -78,8 +80,9 @@ type (
 	}
 )
 
-// Admin serves the state: GET /p2p/v1/state/tasks, /p2p/v1/state/tasks/{id} and
-// /p2p/v1/state/peers. It changes nothing.
+// Admin serves the state: GET /p2p/v1/state/tasks, /p2p/v1/state/tasks/{id},
+// /p2p/v1/state/tasks/{id}/peers/{peer} and /p2p/v1/state/peers. It changes
+// nothing.
 func (s *Supernode) Admin() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /p2p/v1/state/tasks", func(w http.ResponseWriter, _ *http.Request) {
@@ -97,6 +100,20 @@ func (s *Supernode) Admin() http.Handler {
 			return
 		}
 		writeJSON(w, detail)
+	})
+	mux.HandleFunc("GET /p2p/v1/state/tasks/{id}/peers/{peer}", func(w http.ResponseWriter, r *http.Request) {
+		id, err := dragonfly.ParseTaskID(r.PathValue("id"))
+		number, wrong := strconv.ParseUint(r.PathValue("peer"), 10, 32)
+		if err != nil || wrong != nil {
+			http.Error(w, "want a task's id and a peer's number", http.StatusBadRequest)
+			return
+		}
+		part, ok := s.Part(id, sched.Peer(number))
+		if !ok {
+			http.Error(w, "no such task, or the peer has no part in it", http.StatusNotFound)
+			return
+		}
+		writeJSON(w, part)
 	})
 	mux.HandleFunc("GET /p2p/v1/state/peers", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, map[string]any{"peers": s.Peers()})
@@ -139,11 +156,7 @@ func (s *Supernode) Task(id dragonfly.TaskID) (TaskDetail, bool) {
 		d.Holders = make([]int, t.current.layout.Pieces())
 	}
 	for _, r := range t.registered() {
-		d.Everyone = append(d.Everyone, TaskPeer{
-			Peer: r.session.peer, Seed: r.session.seed, Host: r.session.hello.Host.Name, Job: r.job(), Status: r.status(),
-			Waits: s.why(r), Serves: r.serves, Held: r.held.Count(), Has: r.held.Clone(),
-			Older: r.version != nil && r.version == t.retired, InWork: len(r.work), Duration: time.Since(r.since).Seconds(),
-		})
+		d.Everyone = append(d.Everyone, s.taskPeer(r))
 		if r.version == nil || r.version != t.current {
 			continue
 		}
@@ -157,8 +170,16 @@ func (s *Supernode) Task(id dragonfly.TaskID) (TaskDetail, bool) {
 	return d, true
 }
 
+func (s *Supernode) taskPeer(r *registration) TaskPeer {
+	return TaskPeer{
+		Peer: r.session.peer, Seed: r.session.seed, Host: r.session.hello.Host.Name, IP: r.session.welcome.IP,
+		Job: r.job(), Status: r.status(), Waits: s.why(r), Serves: r.serves, Held: r.held.Count(), Has: r.held.Clone(),
+		Older: r.version != nil && r.version == r.task.retired, InWork: len(r.work), Duration: time.Since(r.since).Seconds(),
+	}
+}
+
 func (s *Supernode) taskState(t *task) TaskState {
-	out := TaskState{ID: t.id, URL: redact(t.request.URL), Status: s.status(t), Length: dragonfly.UnknownLength,
+	out := TaskState{ID: t.id, URL: Redact(t.request.URL), Status: s.status(t), Length: dragonfly.UnknownLength,
 		Idle: time.Since(t.touched).Seconds(), Source: "closed", Finishing: t.retired != nil}
 	if t.last != nil {
 		out.Trouble = t.last.Kind
@@ -200,9 +221,9 @@ func (s *Supernode) Peers() []PeerState {
 	return out
 }
 
-// redact makes a URL fit to be shown: user info and the values of its query
+// Redact makes a URL fit to be shown: user info and the values of its query
 // may be secrets.
-func redact(raw string) string {
+func Redact(raw string) string {
 	u, err := url.Parse(raw)
 	if err != nil {
 		return "?"

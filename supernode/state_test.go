@@ -229,7 +229,7 @@ func TestRedact(t *testing.T) {
 		"http://host/%zz?token=abc":          "?",
 		"http://host/a?X-Amz-Signature=abcd": "http://host/a?X-Amz-Signature=…",
 	} {
-		if got := redact(raw); got != want {
+		if got := Redact(raw); got != want {
 			t.Errorf("%s: %s, want %s", raw, got, want)
 		}
 	}

@@ -30,6 +30,7 @@ import (
 
 	"dragonfly"
 	"dragonfly/peer"
+	"dragonfly/record"
 	"dragonfly/sched"
 	"dragonfly/source"
 )
@@ -50,6 +51,7 @@ type Config struct {
 	SeedAddrs []netip.AddrPort // of the seed's data port; empty: as the seed's hello says
 	// Limits against floods; 0: 100,000 sessions, 50,000 tasks.
 	MaxSessions, MaxTasks int
+	Record                *Recording // nil: nothing is recorded
 	Log                   *slog.Logger
 	Metrics               prometheus.Registerer // nil: not exported
 }
@@ -95,7 +97,8 @@ type Supernode struct {
 	door    *source.Door
 	log     *slog.Logger
 	metrics *metrics
-	epoch   time.Time // sched.Instant 0
+	record  *record.Writer // nil: nothing is recorded
+	epoch   time.Time      // sched.Instant 0
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup // preparations and forgettings
@@ -161,6 +164,8 @@ func New(cfg Config, seed Seed) *Supernode {
 		},
 	}
 	s.metrics = newMetrics(cfg.Metrics, s)
+	s.machine.Observe(s.decide)
+	s.startRecord()
 	return s
 }
 
@@ -206,6 +211,9 @@ func (s *Supernode) close() {
 	s.mu.Unlock()
 	s.door.Close()
 	s.wg.Wait()
+	if s.record != nil {
+		s.record.Close()
+	}
 }
 
 // errStopped is what calls get from a supernode that was shut down.
