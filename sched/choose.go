@@ -4,6 +4,7 @@ package sched
 
 import (
 	"math/bits"
+	"time"
 
 	"dragonfly"
 )
@@ -18,6 +19,8 @@ const (
 	compared = 8
 	// attempts at single pieces before all offers are looked at.
 	attempts = 6
+	// briefly is less than an assignment should take, at the pace of its task.
+	briefly = 10 * time.Millisecond
 	// deep is the number of hops that a small swarm may have.
 	deep = 16
 	// doubtful is the cost from which on a parent is taken only for want of a
@@ -62,17 +65,27 @@ func (k *Machine) schedule(m *member) {
 	k.unwait(m)
 }
 
-// give assigns what is missing of u to m, who gets it from parent, nil for the
-// source. Who knows whole pieces only gets the piece.
+// give assigns what is missing of u to m, who gets it from parent, nil for the source, and what
+// follows in the piece where that takes no time to speak of. Who knows whole pieces
+// only gets the piece.
 func (k *Machine) give(m *member, u unit, parent *member) {
 	t := m.t
 	n, span := t.pieceOf(u), t.span(u)
 	if m.p.whole {
 		span = t.extent(n)
 	}
+	for v := u + 1; v < t.behind(n) && m.need.has(v) && parent != nil && parent.give.has(v) && t.brief(span); v++ {
+		span.To = t.span(v).To
+	}
 	if span, open := m.arrival(n).gap(span); open {
 		k.assign(m, n, parent, span)
 	}
+}
+
+// brief says that a span is worth no assignment of its own: each costs round trips
+// to the scheduler and the parent. Nobody follows who is alone.
+func (t *task) brief(s dragonfly.Span) bool {
+	return t.pace > 0 && (t.wanters <= 1 || time.Duration(t.pace)*time.Duration(s.Len()>>10) < briefly)
 }
 
 // pick chooses the next unit for m and whom it comes from, nil if nobody can

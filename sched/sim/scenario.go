@@ -10,10 +10,7 @@
 // as they come, a stream never has more than a window of them under way. This
 // approaches max-min fair shares; what it adds to a fluid model is at most one
 // quantum's time per stream of a link at each hop, so it errs on the slow side.
-// In one place it errs on the other: the source sends the next of the seed's
-// requests while a window of the first is under way, the real seed reads them
-// one after the other. With few pieces that counts: 8 of them to 32 peers take
-// 1.39 times the bound then, not 1.01.
+// The seed reads one stream of the source, in order.
 // A quantum is sent on as soon as it is there (cut-through), hence invariant: a
 // child is never ahead of its parent. Reports and work reach the other side
 // after the latency, and a peer has at most two reports open, as in reality.
