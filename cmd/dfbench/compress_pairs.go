@@ -23,9 +23,9 @@ import (
 	"dragonfly/transfer"
 )
 
-// pairPiece is what is asked for at once, pairStreams how many such requests
-// are under way, as of a peer.
-const pairPiece, pairStreams = 4 << 20, 4
+// pairSpan is what is asked for at once, pairStreams how many such requests are
+// under way, as of a peer that gets 64 MB.
+const pairSpan, pairStreams = 512 << 10, 4
 
 // held is a content that is there, for anybody.
 type held struct {
@@ -47,7 +47,7 @@ type heldView struct {
 }
 
 func (v heldView) Layout() dragonfly.Layout {
-	return dragonfly.Layout{Length: v.size, PieceLen: pairPiece}
+	return dragonfly.Layout{Length: v.size, PieceLen: 8 * pairSpan}
 }
 func (v heldView) Ready(context.Context, int64) (int64, error) { return v.size, nil }
 func (v heldView) File() *os.File                              { return v.file }
@@ -57,8 +57,8 @@ func (v heldView) Blocks(dragonfly.PieceNum) ([]piecehash.Block, error) {
 	return nil, transfer.ErrUnknown
 }
 
-// transfers measures the data plane alone, pair by pair, each pair in the other
-// order than the one before.
+// transfers measures the data plane alone, pair by pair, each in the other order
+// than the one before.
 func (w *between) transfers(ctx context.Context, k kind, size int64, pairs int) (line compared, err error) {
 	b := &bench{dir: w.dir, size: size}
 	if err := b.makeKind(ctx, k); err != nil {
@@ -113,11 +113,11 @@ func (w *between) transfer(ctx context.Context, from netip.AddrPort, content []b
 		work.Go(func() error {
 			buf := make([]byte, 256<<10)
 			for {
-				off := next.Add(pairPiece) - pairPiece
+				off := next.Add(pairSpan) - pairSpan
 				if off >= int64(len(content)) {
 					return nil
 				}
-				want := content[off:min(off+pairPiece, int64(len(content)))]
+				want := content[off:min(off+pairSpan, int64(len(content)))]
 				body, err := c.Fetch(ctx, transfer.Fetch{Addrs: []netip.AddrPort{from}, Task: dragonfly.TaskID{1}, Version: dragonfly.Version{1},
 					Ticket: dragonfly.Ticket{1}, Span: dragonfly.Span{From: off, To: off + int64(len(want))}})
 				if err != nil {
