@@ -64,7 +64,8 @@ their own flags, which is less exact.
 
 The background agents of all hosts are started beforehand, as on a host that
 used dfget in the last minutes, for it is not the start of N processes on one
-machine that is to be measured; --cold leaves their start to dfget. A time goes
+machine that is to be measured; --cold leaves their start to dfget. Each of our
+peers is given one core. A time goes
 from the start of the first process that fetches to the end of the last one.
 Each copy is verified by SHA-256 after that.
 

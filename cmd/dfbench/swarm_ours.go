@@ -17,6 +17,10 @@ import (
 	"dragonfly/internal/swarm"
 )
 
+// oneCore keeps the threads of many hosts from waking one another on the few
+// cores of one machine.
+const oneCore = "GOMAXPROCS=1"
+
 // ours starts a supernode and the agents of all hosts.
 func ours(ctx context.Context, w *world) (func(context.Context, int, string) error, error) {
 	limit := []string{}
@@ -50,6 +54,7 @@ func ours(ctx context.Context, w *world) (func(context.Context, int, string) err
 	w.later(func() { w.keepLogs(node, hosts) })
 	return func(ctx context.Context, i int, out string) error {
 		cmd := hosts[i].Dfget(ctx, w.origin, out)
+		cmd.Env = append(cmd.Env, oneCore)
 		return w.run(i, cmd)
 	}, nil
 }
@@ -63,7 +68,7 @@ func (w *world) agent(ctx context.Context, i int, h swarm.Host, args []string) e
 	if w.keep != "" {
 		cmd.Args = append(cmd.Args, "--verbose")
 	}
-	cmd.Env = swarm.Environment(h.Home)
+	cmd.Env = append(swarm.Environment(h.Home), oneCore)
 	log := &swarm.Tail{}
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := w.do(i, cmd.Start); err != nil {

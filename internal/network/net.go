@@ -82,6 +82,8 @@ func (n *Net) build(ctx context.Context, o Options) error {
 	if _, err := Run(ctx, shape.String(), "tc", "-n", n.hub.Name, "-batch", "-"); err != nil {
 		return err
 	}
+	// A switch has no firewall. Where the module is not there it has none anyway.
+	_ = n.hub.Do(func() error { return os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte("0"), 0) })
 	for _, h := range n.Hosts {
 		up := fmt.Sprintf("link set lo up\naddr add %s/16 dev eth0\nlink set eth0 up\n", h.IP)
 		if _, err := Run(ctx, up, "ip", "-n", h.Name, "-batch", "-"); err != nil {
