@@ -265,14 +265,15 @@ func (k *Machine) parentFor(m *member, u unit) *member {
 				consider(t.offers[i])
 			}
 		} else if len(providers) > 0 {
-			k.sample(t.racks[m.p.near()], &seen, consider)
+			near := t.racks[m.p.near()]
+			k.sample(len(near), func(i int) *member { return near[i] }, &seen, consider)
 			if bestCost >= doubtful || len(providers) <= scanned {
 				seen = 0
-				k.sample(providers, &seen, consider)
+				k.sample(len(providers), func(i int) *member { return t.seats[providers[i]] }, &seen, consider)
 			}
 			if best == nil && len(providers) > scanned && k.exhaustive {
 				for _, o := range providers {
-					consider(o)
+					consider(t.seats[o])
 				}
 			}
 		}
@@ -283,22 +284,22 @@ func (k *Machine) parentFor(m *member, u unit) *member {
 	return best
 }
 
-// sample considers all of a short list, of a long one some from a random place
-// on.
-func (k *Machine) sample(list []*member, seen *int, consider func(*member)) {
-	if len(list) <= scanned {
-		for _, o := range list {
-			consider(o)
+// sample considers all of n members if they are few, else some from a random
+// one on.
+func (k *Machine) sample(n int, member func(int) *member, seen *int, consider func(*member)) {
+	if n <= scanned {
+		for i := range n {
+			consider(member(i))
 		}
 		return
 	}
-	at := k.random.IntN(len(list))
+	at := k.random.IntN(n)
 	for range scanned {
-		consider(list[at])
+		consider(member(at))
 		if *seen >= compared {
 			return
 		}
-		if at++; at == len(list) {
+		if at++; at == n {
 			at = 0
 		}
 	}

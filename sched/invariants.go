@@ -67,6 +67,9 @@ func (k *Machine) checkTask(t *task) error {
 	lack, starved := make([]int32, t.pieces), make([]int32, t.units)
 	wanters, waiting := 0, 0
 	for i, m := range t.members {
+		if t.seats[m.seat] != m {
+			return fmt.Errorf("peer %d: another one has its seat", m.p.id)
+		}
 		if m.index != i || t.of[m.p.id] != m || m.p.left {
 			return fmt.Errorf("peer %d is booked wrongly", m.p.id)
 		}
@@ -88,7 +91,7 @@ func (k *Machine) checkTask(t *task) error {
 			if m.waiting && m.need.has(u) {
 				starved[u]++
 			}
-			if listed := slices.Contains(t.providers[u], m); listed != (m.give.has(u) && !m.p.seed) {
+			if listed := slices.Contains(t.providers[u], m.seat); listed != (m.give.has(u) && !m.p.seed) {
 				return fmt.Errorf("peer %d: provider of %d: %v", m.p.id, u, listed)
 			}
 		}
@@ -244,8 +247,8 @@ func (k *Machine) checkConservation(m *member) error {
 		if s := m.t.seed; k.seedGives(m) && s.give.has(u) && (s.have.has(n) || !m.p.whole) && (home == nil || s.zone == home) && !k.follows(s, m, u) {
 			return fmt.Errorf("idles while the seed could give %d", u)
 		}
-		for _, o := range m.t.providers[u] {
-			if o != m && (o.have.has(n) || !m.p.whole) && !o.full() && !m.p.under(isolated) && !k.banned(m.p, o.p, k.onlyCopy(m.t, u)) && (home == nil || o.zone == home) && !k.follows(o, m, u) {
+		for _, at := range m.t.providers[u] {
+			if o := m.t.seats[at]; o != m && (o.have.has(n) || !m.p.whole) && !o.full() && !m.p.under(isolated) && !k.banned(m.p, o.p, k.onlyCopy(m.t, u)) && (home == nil || o.zone == home) && !k.follows(o, m, u) {
 				return fmt.Errorf("idles while peer %d could give %d", o.p.id, u)
 			}
 		}

@@ -258,8 +258,8 @@ func (k *Machine) elsewhere(m, parent *member, u unit) bool {
 	if s := m.t.seed; s != nil && s.give.has(u) {
 		return true
 	}
-	for _, o := range m.t.providers[u] {
-		if o != m && o != parent && o.have.has(m.t.pieceOf(u)) && o.p.ease > 0 && !k.banned(m.p, o.p, false) {
+	for _, at := range m.t.providers[u] {
+		if o := m.t.seats[at]; o != m && o != parent && o.have.has(m.t.pieceOf(u)) && o.p.ease > 0 && !k.banned(m.p, o.p, false) {
 			return true
 		}
 	}

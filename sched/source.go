@@ -116,8 +116,8 @@ func (k *Machine) pullFor(m *member) {
 
 // allows says whether some provider of u is not on m's blacklist.
 func (k *Machine) allows(m *member, u unit) bool {
-	for _, o := range m.t.providers[u] {
-		if o != m && !k.banned(m.p, o.p, false) {
+	for _, at := range m.t.providers[u] {
+		if o := m.t.seats[at]; o != m && !k.banned(m.p, o.p, false) {
 			return true
 		}
 	}

@@ -216,7 +216,7 @@ func (k *Machine) scarce(m *member) Reason {
 			return WaitParents
 		}
 		for _, o := range t.providers[u] {
-			blacklisted = blacklisted || o != m
+			blacklisted = blacklisted || o != m.seat
 		}
 	}
 	switch {

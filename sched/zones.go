@@ -7,12 +7,12 @@ package sched
 // receives gets it there, be it a moment later.
 type zone struct {
 	members   int
-	providers [][]*member // by unit
-	lost      bool        // in Machine.lostZones
+	providers [][]seat // by unit
+	lost      bool     // in Machine.lostZones
 }
 
 // givers are those in z who give u.
-func (z *zone) givers(u unit) []*member {
+func (z *zone) givers(u unit) []seat {
 	if z == nil || int(u) >= len(z.providers) {
 		return nil
 	}
@@ -27,11 +27,11 @@ func (z *zone) gives(m *member, u unit) {
 	for int(u) >= len(z.providers) {
 		z.providers = append(z.providers, nil)
 	}
-	for int(u) >= len(m.zonePlace) {
-		m.zonePlace = append(m.zonePlace, 0)
+	if int(u) >= len(m.zonePlace) {
+		m.zonePlace = append(make([]int32, 0, m.t.units), m.zonePlace...)[:m.t.units]
 	}
 	m.zonePlace[u] = int32(len(z.providers[u]))
-	z.providers[u] = append(z.providers[u], m)
+	z.providers[u] = append(z.providers[u], m.seat)
 }
 
 // givesNoMore takes m out again.
@@ -41,8 +41,7 @@ func (z *zone) givesNoMore(m *member, u unit) {
 	}
 	l := z.providers[u]
 	last := l[len(l)-1]
-	l[m.zonePlace[u]], last.zonePlace[u] = last, m.zonePlace[u]
-	l[len(l)-1] = nil
+	l[m.zonePlace[u]], m.t.seats[last].zonePlace[u] = last, m.zonePlace[u]
 	z.providers[u] = l[:len(l)-1]
 }
 
@@ -57,8 +56,8 @@ func (k *Machine) home(m *member, u unit) *zone {
 	if s := m.t.seed; s != nil && s.zone == z && s != m && s.give.has(u) && !k.banned(m.p, s.p, false) {
 		return z
 	}
-	for _, o := range z.givers(u) {
-		if o != m && o.p.ease > 0 && !k.banned(m.p, o.p, false) {
+	for _, at := range z.givers(u) {
+		if o := m.t.seats[at]; o != m && o.p.ease > 0 && !k.banned(m.p, o.p, false) {
 			return z
 		}
 	}
