@@ -36,7 +36,7 @@ type controlled struct {
 	Peers     int     `json:"peers"`
 	Active    int     `json:"active"`
 	Offered   int     `json:"offered"` // reports a second
-	Reports   float64 `json:"reports"` // pieces reported a second
+	Reports   float64 `json:"reports"` // pieces and parts of pieces reported a second
 	Syncs     float64 `json:"syncs"`   // answered a second, those that only wait included
 	Median    float64 `json:"medianMs"`
 	P99       float64 `json:"p99Ms"`
@@ -66,7 +66,7 @@ func control() *cobra.Command {
 		Long: `control opens thousands of sessions at one supernode, a process of its own, over
 real sockets, each peer at an address of its own. Most of them have everything and
 wait for news. The active ones get several tasks at once: once in a period they
-report the pieces that they were told to fetch as verified; no data is moved. The
+report what they were told to fetch, pieces or parts of pieces; no data is moved. The
 sync that acknowledges an answer stays open until the next report. Tasks that a
 peer has are served on for a while and then begun anew.
 
@@ -93,7 +93,7 @@ highest rate is found that holds it.`,
 	}
 	cmd.Flags().IntVar(&o.peers, "peers", o.peers, "live sessions")
 	cmd.Flags().IntVar(&o.active, "active", o.active, "sessions that get and report pieces; the others serve")
-	cmd.Flags().IntVar(&o.reports, "reports", o.reports, "pieces reported a second by all of them")
+	cmd.Flags().IntVar(&o.reports, "reports", o.reports, "pieces, or parts of them, reported a second by all of them")
 	cmd.Flags().IntVar(&o.tasks, "tasks", o.tasks, "that a peer gets at once")
 	cmd.Flags().IntVar(&o.slots, "slots", o.slots, "pieces of one task in work at a peer; a report tells of all of them")
 	cmd.Flags().DurationVar(&o.warm, "warm", o.warm, "load before the measurement")

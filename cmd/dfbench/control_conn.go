@@ -155,6 +155,7 @@ type loadAssignment struct {
 	id    dragonfly.AssignmentID
 	task  []byte // as in JSON
 	piece dragonfly.PieceNum
+	bytes int64 // of the piece
 }
 
 // readWork reads the number and the assignments of an answer to a sync, in the
@@ -190,10 +191,13 @@ func readWork(body []byte) (seq uint64, assignments []loadAssignment, err error)
 		_, hasTask := after(`"task":"`)
 		task, ended := after(`"`)
 		_, hasPiece := after(`"piece":`)
-		if !hasTask || !ended || !hasPiece {
+		a.task, a.piece = task, dragonfly.PieceNum(number())
+		_, hasFrom := after(`"from":`)
+		from := number()
+		_, hasTo := after(`"to":`)
+		if a.bytes = int64(number() - from); !hasTask || !ended || !hasPiece || !hasFrom || !hasTo || a.bytes < 0 {
 			return 0, nil, malformed
 		}
-		a.task, a.piece = task, dragonfly.PieceNum(number())
 		assignments = append(assignments, a)
 	}
 }

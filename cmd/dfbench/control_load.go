@@ -164,7 +164,9 @@ type loadTask struct {
 	id, version string // as in JSON
 	pieces      int
 	have        dragonfly.PieceSet
-	n           int // in have
+	layout      dragonfly.Layout
+	came        map[dragonfly.PieceNum]int64 // bytes of pieces that come in parts
+	n           int                          // in have
 }
 
 // open opens the session of the peer with a number, at an address of its own.
@@ -243,7 +245,8 @@ func (p *loadPeer) register(c *loadConn, begun bool) error {
 	for len(p.tasks) < p.l.o.tasks && !p.rests() {
 		r := p.l.tasks[p.next%len(p.l.tasks)]
 		p.next++
-		t := &loadTask{id: r.Request.TaskID().String(), version: r.Version.String(), pieces: r.Layout.Pieces()}
+		t := &loadTask{id: r.Request.TaskID().String(), version: r.Version.String(), pieces: r.Layout.Pieces(),
+			layout: r.Layout, came: map[dragonfly.PieceNum]int64{}}
 		if p.knows(t.id) {
 			continue
 		}
@@ -346,27 +349,27 @@ func (p *loadPeer) retire(events []byte) []byte {
 	return events
 }
 
-// report tells that everything in hand was fetched and verified.
+// report tells that everything in hand was fetched, and verified where a piece
+// is whole by that: pieces may come in parts.
 func (p *loadPeer) report() (events []byte) {
-	for i, a := range p.hand {
+	for _, a := range p.hand {
 		t := p.task(a.task)
-		if t == nil {
+		if t == nil || t.have.Has(a.piece) {
 			continue
 		}
-		kind := "verified"
-		for _, b := range p.hand[i+1:] {
-			if a.piece == b.piece && string(a.task) == string(b.task) {
-				kind = "received" // the rest of the piece comes with another assignment
-			}
+		from, to := t.layout.Extent(a.piece)
+		t.came[a.piece] += a.bytes
+		kind := "received"
+		if t.came[a.piece] >= to-from {
+			kind = "verified"
+			delete(t.came, a.piece)
+			t.have.Add(a.piece)
+			t.n++
 		}
 		events = event(events, kind, t)
 		events = fmt.Appendf(events, `,"piece":%d,"assignment":%d}`, a.piece, a.id)
-		if kind == "verified" && !t.have.Has(a.piece) {
-			t.have.Add(a.piece)
-			t.n++
-			if p.l.measuring.Load() {
-				p.l.told.Add(1)
-			}
+		if p.l.measuring.Load() {
+			p.l.told.Add(1)
 		}
 	}
 	p.hand = p.hand[:0]

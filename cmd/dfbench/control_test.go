@@ -21,6 +21,7 @@ func TestReadWork(t *testing.T) {
 		ID    dragonfly.AssignmentID
 		Task  string
 		Piece dragonfly.PieceNum
+		Bytes int64
 	}
 	for name, c := range map[string]struct {
 		work dragonfly.Work
@@ -32,12 +33,12 @@ func TestReadWork(t *testing.T) {
 		"assignments": {
 			work: dragonfly.Work{Seq: 9,
 				Assignments: []dragonfly.Assignment{
-					{ID: 1, Task: one, Piece: 0, Parent: dragonfly.Parent{Kind: dragonfly.ParentPeer, Session: "s"}},
+					{ID: 1, Task: one, Piece: 0, Span: dragonfly.Span{From: 5, To: 9}, Parent: dragonfly.Parent{Kind: dragonfly.ParentPeer, Session: "s"}},
 					{ID: 1 << 40, Task: other, Piece: 49, Digest: dragonfly.PieceDigest{1}},
 				},
 				Tasks:   []dragonfly.TaskInfo{{Task: one}},
 				Members: []dragonfly.Member{{ID: "5", Addr: "a:1"}}},
-			want: []read{{1, one.String(), 0}, {1 << 40, other.String(), 49}},
+			want: []read{{1, one.String(), 0, 4}, {1 << 40, other.String(), 49, 0}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -51,7 +52,7 @@ func TestReadWork(t *testing.T) {
 			}
 			var got []read
 			for _, a := range assignments {
-				got = append(got, read{a.id, string(a.task), a.piece})
+				got = append(got, read{a.id, string(a.task), a.piece, a.bytes})
 			}
 			if diff := cmp.Diff(c.want, got); diff != "" {
 				t.Error(diff)
