@@ -87,7 +87,7 @@ func command() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.AddCommand(simulate(), direct(), manyFiles(), swarmCommand(), compress(), control())
+	cmd.AddCommand(replay(), simulate(), direct(), manyFiles(), swarmCommand(), compress(), control())
 	cmd.Flags().Var(&size, "size", "size of the file, as in 1GB; default: the figure's own")
 	cmd.Flags().StringVar(&dir, "dir", "", "where homes and files go; default: a temporary directory")
 	cmd.Flags().IntVar(&runs, "runs", 3, "how often each command is measured; the median counts")

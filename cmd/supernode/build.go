@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -26,6 +27,7 @@ import (
 	"dragonfly/internal/machine"
 	"dragonfly/internal/version"
 	"dragonfly/peer"
+	"dragonfly/record"
 	"dragonfly/sched"
 	"dragonfly/source"
 	"dragonfly/store"
@@ -42,6 +44,7 @@ type node struct {
 	self   dragonfly.Member
 	store  *store.Store
 	engine *peer.Engine
+	record *os.File // nil: nothing is recorded
 	sn     *supernode.Supernode
 	log    *slog.Logger
 }
@@ -68,6 +71,16 @@ func build(b base, log *slog.Logger) (service, error) {
 		return service{}, err
 	}
 
+	var recording *supernode.Recording
+	if b.Record != "" {
+		file, left, err := record.Open(b.Record, int64(b.RecordLimit))
+		if err != nil {
+			return service{}, errors.Join(err, n.store.Close())
+		}
+		n.record = file
+		recording = &supernode.Recording{Out: file, Limit: left, Build: version.Get().Version}
+	}
+
 	agent := make([]byte, 16)
 	rand.Read(agent) // never fails
 	reg := prometheus.NewRegistry()
@@ -92,7 +105,7 @@ func build(b base, log *slog.Logger) (service, error) {
 		Sched: sched.Config{Down: b.PeerDownLimit, Up: b.PeerUpLimit, Elimination: b.EliminationLimit, Failures: b.FailureCountLimit,
 			Kept: b.PeerGCDelay},
 		FailAccess: b.FailAccessInterval, TaskExpire: b.TaskExpireTime,
-		PeerCIDR: b.PeerCIDR, Log: log, Metrics: reg,
+		PeerCIDR: b.PeerCIDR, Record: recording, Log: log, Metrics: reg,
 	}, seed)
 	data := &transfer.Server{Shelf: n.engine.Shelf(), Sessions: n.engine.Sessions, Limit: peer.NewLimiter(b.limit()),
 		Plain: b.Compress.Off, Log: log, Observe: n.sn.SeedSent}
@@ -113,7 +126,12 @@ func build(b base, log *slog.Logger) (service, error) {
 
 // run works until ctx ends and then closes everything, the store last.
 func (n *node) run(ctx context.Context) (err error) {
-	defer func() { err = errors.Join(err, n.store.Close()) }()
+	defer func() {
+		if n.record != nil {
+			err = errors.Join(err, n.record.Close())
+		}
+		err = errors.Join(err, n.store.Close())
+	}()
 	work, ctx := errgroup.WithContext(ctx)
 	work.Go(func() error { return n.engine.Run(ctx) })
 	work.Go(func() error { return n.sn.Run(ctx) })

@@ -12,6 +12,7 @@ import (
 
 	"dragonfly"
 	"dragonfly/internal/settings"
+	"dragonfly/record"
 )
 
 // defaultConfigFile is v1's; it need not exist.
@@ -59,6 +60,9 @@ type base struct {
 	LogConfig          settings.LogConfig `key:"logConfig"`
 	Location           settings.Location  `key:"location"`
 
+	Record      string `key:"record" flag:"record" usage:"file to append all that the scheduler is given to, for dfbench replay; empty: none"`
+	RecordLimit size   `key:"recordLimit" flag:"record-limit" usage:"bytes of that file; a start that finds more than half of it taken renames it to FILE.old and begins a new one"`
+
 	PeerCIDR    []netip.Prefix `key:"peerCIDR" flag:"peer-cidr" usage:"networks in which peers may announce addresses other than the one they connect from; empty: the private ones"`
 	SourceAllow []netip.Prefix `key:"sourceAllow" flag:"source-allow" usage:"networks in which sources are read though they are refused otherwise; the longest network decides"`
 	SourceDeny  []netip.Prefix `key:"sourceDeny" flag:"source-deny" usage:"networks in which no source is read; link-local ones and cloud metadata never are unless allowed"`
@@ -93,6 +97,7 @@ func defaultConfig() *config {
 		CDNPattern:         "local",
 		CorePoolSize:       10,
 		LinkLimit:          20 << 20,
+		RecordLimit:        1 << 30,
 		LogConfig:          settings.LogConfig{MaxSize: 40, MaxBackups: 1},
 	}}
 }
@@ -118,6 +123,7 @@ func (c *config) Validate() error {
 		wrong(limit < 1 || limit > 10_000, "%s: %d is out of range: want 1 to 10000", name, limit)
 	}
 	wrong(b.CDNPattern != "local" && b.CDNPattern != "source", "cdnPattern (--cdn-pattern): want local or source, not %q", b.CDNPattern)
+	wrong(b.Record != "" && b.RecordLimit < record.MinLimit, "recordLimit (--record-limit): %s is less than %s", b.RecordLimit, size(record.MinLimit))
 	wrong(b.GCDiskInterval == 0, "gcDiskInterval: want more than 0s")
 	wrong(b.FullGCThreshold > b.YoungGCThreshold, "fullGCThreshold: %s is above youngGCThreshold, %s", b.FullGCThreshold, b.YoungGCThreshold)
 	wrong(b.MaxBandwidth > 0 && b.SystemBandwidth >= b.MaxBandwidth,
