@@ -121,7 +121,7 @@ func OpenHost(ctx context.Context, o HostOptions) (_ *Host, err error) {
 	})
 	mux := http.NewServeMux()
 	mux.Handle(transfer.Pattern, &transfer.Server{Shelf: h.engine.Shelf(), Sessions: h.engine.Sessions, Limit: h.send, Plain: o.Plain, MaxStreams: childrenMax, Log: o.Log,
-		Observe: func(_, saved int64) { h.saved.Add(max(0, saved)) }})
+		Observe: func(sent transfer.Sent) { h.saved.Add(max(0, sent.Saved)) }})
 	h.data = &http.Server{Handler: mux, ConnContext: transfer.ConnContext, ReadHeaderTimeout: headerTime, ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug)}
 	if err := writeHostMeta(o.Meta, h.port); err != nil {
 		o.Log.Warn("cannot tell the port in the meta directory", "err", err)

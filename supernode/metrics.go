@@ -9,6 +9,7 @@ import (
 
 	"dragonfly"
 	"dragonfly/sched"
+	"dragonfly/transfer"
 )
 
 // maxCallSystems bounds the values of the callsystem label, which users choose;
@@ -23,8 +24,8 @@ type metrics struct {
 	tasksRegistered, gcTasks, gcPeers, gcDisks                      prometheus.Counter
 	lastGCDisks                                                     prometheus.Gauge
 	triggered, triggerFailed, cacheHits, downloads, downloadsFailed prometheus.Counter
-	downloadedBytes, seedPieceBytes, originBytes, seedEgress        prometheus.Counter
-	seedSaved                                                       prometheus.Counter
+	downloadedBytes, seedPieceBytes, originBytes                    prometheus.Counter
+	seedEgress, seedSaved, seedCopied                               prometheus.Counter
 	jobs, jobsFailed                                                *prometheus.CounterVec // callsystem
 	peerDownloads, peerBytes                                        *prometheus.CounterVec // callsystem
 	peerFailures                                                    *prometheus.CounterVec // callsystem, reason
@@ -70,6 +71,7 @@ func newMetrics(reg prometheus.Registerer, s *Supernode) *metrics {
 		originBytes:      counter(node+"origin_bytes_total", "Bytes that the seed reported from the source."),
 		seedEgress:       counter(node+"seed_egress_bytes_total", "Bytes of content that the seed's data port sent."),
 		seedSaved:        counter(node+"seed_saved_bytes_total", "Of these, bytes that compression kept off the link."),
+		seedCopied:       counter(node+"seed_copied_bytes_total", "Of these, bytes that passed through this process: the others the kernel sent from the file."),
 		jobs:             vec(node+"dfgettasks_registered_total", "Registrations of jobs.", "callsystem"),
 		jobsFailed:       vec(node+"dfgettasks_failed_total", "Registrations and jobs that failed by the source.", "callsystem"),
 		bytes:            vec(node+"bytes_total", "Bytes that peers and the seed reported, by where they came from.", "from"),
@@ -147,11 +149,11 @@ func kindLabel(k dragonfly.Kind) string {
 	return "other"
 }
 
-// SeedSent counts bytes of content that the seed's data port sent, and how many of
-// them did not go over the link since they were compressed; its server calls it.
-func (s *Supernode) SeedSent(n, saved int64) {
-	s.metrics.seedEgress.Add(float64(n))
-	s.metrics.seedSaved.Add(float64(max(0, saved)))
+// SeedSent counts what the seed's data port sent; its server calls it.
+func (s *Supernode) SeedSent(sent transfer.Sent) {
+	s.metrics.seedEgress.Add(float64(sent.Bytes))
+	s.metrics.seedCopied.Add(float64(sent.Copied))
+	s.metrics.seedSaved.Add(float64(max(0, sent.Saved)))
 }
 
 // Swept counts contents that were removed from the disk; whoever sweeps it calls

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"dragonfly"
+	"dragonfly/transfer"
 )
 
 // TestMetrics: v1's names that stand for something here (v1-protocol 13), and
@@ -32,7 +33,7 @@ func TestMetrics(t *testing.T) {
 		x := w.peer()
 		x.register(x.wants(url))
 		x.later(x.report(failure(x.sync().Assignments[0], dragonfly.FailReset)))
-		w.sn.SeedSent(123, 100)
+		w.sn.SeedSent(transfer.Sent{Bytes: 123, Copied: 120, Saved: 100})
 		w.sn.Swept(2)
 		if _, err := p.Register(w.Context(), p.wants("http://origin.test/missing")); err == nil {
 			w.Error("registered")
@@ -58,6 +59,7 @@ func TestMetrics(t *testing.T) {
 			`dragonfly_supernode_gc_disks_total`:                                         "2",
 			`dragonfly_supernode_origin_bytes_total`:                                     "196608",
 			`dragonfly_supernode_seed_egress_bytes_total`:                                "123",
+			`dragonfly_supernode_seed_copied_bytes_total`:                                "120",
 			`dragonfly_supernode_bytes_total{from="source"}`:                             "196608",
 			`dragonfly_supernode_bytes_total{from="seed"}`:                               "196608",
 			`dragonfly_supernode_bytes_total{from="peer"}`:                               "196608",

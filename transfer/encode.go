@@ -195,7 +195,7 @@ func (st *stream) sendEncoded(ctx context.Context, off, ready, end int64) (int64
 		}
 		off += int64(len(p))
 		if st.server.Observe != nil {
-			st.server.Observe(int64(len(p)), saved)
+			st.server.Observe(Sent{Bytes: int64(len(p)), Copied: int64(len(p)), Saved: saved})
 		}
 		if last {
 			break // net/http sends the rest and the end together

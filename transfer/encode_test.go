@@ -68,7 +68,7 @@ func TestEncoded(t *testing.T) {
 	s := newServer(shelf{taskID: parent})
 	s.Limit = slowLink()
 	var sent, saved atomic.Int64
-	s.Observe = func(n, less int64) { sent.Add(n); saved.Add(less) }
+	s.Observe = func(n transfer.Sent) { sent.Add(n.Bytes); saved.Add(n.Saved) }
 	h := httptest.NewServer(s)
 	defer h.Close()
 	var m meter
@@ -131,11 +131,11 @@ func TestNotEncoded(t *testing.T) {
 				c.change(s)
 			}
 			h := httptest.NewUnstartedServer(s)
-			var direct atomic.Int64
-			h.Listener = &fileListener{h.Listener, &direct}
+			files := &files{Listener: h.Listener}
+			h.Listener = files
 			h.Start()
 			defer h.Close()
-			body, err := newClient(t, transfer.ClientOptions{}).Fetch(t.Context(), want(addrOf(h.Listener), 0, c.to))
+			body, err := newClient(t, transfer.ClientOptions{}).Fetch(t.Context(), want(addrOf(files.Listener), 0, c.to))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -147,8 +147,8 @@ func TestNotEncoded(t *testing.T) {
 			if err != nil || !bytes.Equal(got, c.content.data[:c.to]) {
 				t.Fatalf("%d bytes, %v", len(got), err)
 			}
-			if direct.Load() != c.to && c.content != unknown { // a chunked answer is copied
-				t.Errorf("%d of %d bytes were sent from the file", direct.Load(), c.to)
+			if direct := files.direct.Load(); direct != c.to && c.content != unknown { // a chunked answer is copied
+				t.Errorf("%d of %d bytes were sent from the file", direct, c.to)
 			}
 		})
 	}

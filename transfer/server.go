@@ -69,6 +69,17 @@ type View interface {
 	Close() error
 }
 
+// Sent is what a Server sent of contents.
+type Sent struct {
+	Bytes int64 // of content
+	// Copied of them passed through this process: the others the kernel sent from
+	// the file.
+	Copied int64
+	// Saved of them compression kept off the link: a few less than none where it
+	// did not help.
+	Saved int64
+}
+
 // Server is the parent's end, an http.Handler for Pattern. It may be used by
 // many goroutines; the fields must not change once it is. Over a plain TCP
 // connection bytes go from the file to the socket without passing through this
@@ -88,10 +99,9 @@ type Server struct {
 	Stall time.Duration
 	// Log may be nil.
 	Log *slog.Logger
-	// Observe, if not nil, is told how many bytes of content were sent, at
-	// least every 256 KiB and by many goroutines, and how many of them
-	// compression saved: a few less than none where it did not help.
-	Observe func(bytes, saved int64)
+	// Observe, if not nil, is told what was sent, at least every 256 KiB and by
+	// many goroutines.
+	Observe func(Sent)
 
 	streams     atomic.Int64
 	compression compression
@@ -242,8 +252,22 @@ type stream struct {
 	file    *os.File
 	w       http.ResponseWriter
 	control *http.ResponseController
-	part    io.LimitedReader // of file
-	encoder *encoder         // nil: the bytes go as they are
+	part    io.LimitedReader // of through
+	through through
+	encoder *encoder // nil: the bytes go as they are
+}
+
+// through is a file that counts what this process reads of it. What the kernel
+// sends by itself is not read.
+type through struct {
+	*os.File
+	read int64
+}
+
+func (t *through) Read(p []byte) (int, error) {
+	n, err := t.File.Read(p)
+	t.read += int64(n)
+	return n, err
 }
 
 // run sends span as its bytes become ready. When the length of the content is
@@ -304,12 +328,13 @@ func (st *stream) send(ctx context.Context, off, end int64) (int64, error) {
 		if err := st.extend(); err != nil {
 			return off, err
 		}
-		// sendfile wants the file right under a LimitedReader.
-		st.part = io.LimitedReader{R: st.file, N: n}
+		// sendfile wants a descriptor right under a LimitedReader.
+		st.through = through{File: st.file}
+		st.part = io.LimitedReader{R: &st.through, N: n}
 		sent, err := io.Copy(st.w, &st.part)
 		off += sent
 		if st.server.Observe != nil {
-			st.server.Observe(sent, 0)
+			st.server.Observe(Sent{Bytes: sent, Copied: min(st.through.read, sent)})
 		}
 		if err == nil && sent < n {
 			err = io.ErrUnexpectedEOF

@@ -21,6 +21,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -72,7 +73,7 @@ func TestSpans(t *testing.T) {
 	}})
 	var sent atomic.Int64
 	s := newServer(shelf{taskID: parent})
-	s.Observe = func(n, _ int64) { sent.Add(n) }
+	s.Observe = func(n transfer.Sent) { sent.Add(n.Bytes) }
 	h := httptest.NewServer(s)
 	defer h.Close()
 	addr := addrOf(h.Listener)
@@ -586,54 +587,99 @@ func TestMaxStreams(t *testing.T) {
 	}
 }
 
-// fileConn sees whether a file comes as one.
-type fileConn struct {
-	*net.TCPConn
-	direct *atomic.Int64
-}
-
-func (c *fileConn) ReadFrom(r io.Reader) (int64, error) {
-	n, err := c.TCPConn.ReadFrom(r)
-	if l, ok := r.(*io.LimitedReader); ok {
-		if _, ok := l.R.(interface{ Fd() uintptr }); ok {
-			c.direct.Add(n)
-		}
+// TestCopied: over a plain connection the kernel sends every byte of content from
+// the file, limited or not. What has to be chunked or encrypted is said to have
+// passed through the process.
+func TestCopied(t *testing.T) {
+	for _, test := range []struct {
+		name           string
+		limit          *rate.Limiter
+		tls            bool
+		unknown        bool
+		copied, direct int64
+	}{
+		{name: "plain", direct: 2 * mib},
+		{name: "limited", limit: rate.NewLimiter(1<<40, 1<<20), direct: 2 * mib},
+		{name: "encrypted", tls: true, copied: 2 * mib},
+		{name: "chunked", unknown: true, copied: 2 * mib},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			parent := full(t, 2*mib)
+			if test.unknown {
+				parent.unknown()
+			}
+			var sent, copied atomic.Int64
+			s := newServer(shelf{taskID: parent})
+			s.Limit = test.limit
+			s.Observe = func(n transfer.Sent) { sent.Add(n.Bytes); copied.Add(n.Copied) }
+			h := httptest.NewUnstartedServer(s)
+			files := &files{Listener: h.Listener}
+			var o transfer.ClientOptions
+			if test.tls {
+				h.StartTLS()
+				o.TLS = &tls.Config{RootCAs: x509.NewCertPool()}
+				o.TLS.RootCAs.AddCert(h.Certificate())
+			} else {
+				h.Listener = files
+				h.Start()
+			}
+			c := newClient(t, o)
+			if got, err := fetchAll(t, c, want(addrOf(files.Listener), 0, 2*mib)); err != nil || !bytes.Equal(got, parent.data) {
+				t.Fatalf("%d bytes, %v", len(got), err)
+			}
+			c.Close()
+			h.Close() // waits for the handler
+			if sent.Load() != 2*mib || copied.Load() != test.copied || files.direct.Load() != test.direct {
+				t.Errorf("%d bytes sent, %d of them copied, want %d; %d by sendfile, want %d",
+					sent.Load(), copied.Load(), test.copied, files.direct.Load(), test.direct)
+			}
+		})
 	}
-	return n, err
 }
 
-type fileListener struct {
+// files is a listener that counts what is sent by sendfile.
+type files struct {
 	net.Listener
-	direct *atomic.Int64
+	direct atomic.Int64
 }
 
-func (l *fileListener) Accept() (net.Conn, error) {
+func (l *files) Accept() (net.Conn, error) {
 	nc, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return &fileConn{nc.(*net.TCPConn), l.direct}, nil
+	return &filed{nc.(*net.TCPConn), &l.direct}, nil
 }
 
-// TestZeroCopy: every byte of content reaches the socket from the file itself,
-// limited or not: the kernel copies, this process does not.
-func TestZeroCopy(t *testing.T) {
-	for _, limit := range []*rate.Limiter{nil, rate.NewLimiter(1<<40, 1<<20)} {
-		s := newServer(shelf{taskID: full(t, 2*mib)})
-		s.Limit = limit
-		h := httptest.NewUnstartedServer(s)
-		var direct atomic.Int64
-		h.Listener = &fileListener{h.Listener, &direct}
-		h.Start()
-		defer h.Close()
-		if _, err := fetchAll(t, newClient(t, transfer.ClientOptions{}), want(addrOf(h.Listener), 0, 2*mib)); err != nil {
-			t.Fatal(err)
-		}
-		if direct.Load() != 2*mib {
-			t.Errorf("%d of %d bytes were sent from the file", direct.Load(), 2*mib)
-		}
-	}
+// filed takes bytes by sendfile and counts them: a reader whose Read must not be
+// called.
+type filed struct {
+	*net.TCPConn
+	direct *atomic.Int64
 }
+
+func (c *filed) ReadFrom(r io.Reader) (int64, error) {
+	part, ok := r.(*io.LimitedReader)
+	if !ok {
+		return c.TCPConn.ReadFrom(r)
+	}
+	file, ok := part.R.(interface {
+		io.Reader
+		syscall.Conn
+	})
+	if !ok {
+		return c.TCPConn.ReadFrom(r)
+	}
+	n, err := c.TCPConn.ReadFrom(&io.LimitedReader{R: &unread{file}, N: part.N})
+	part.N -= n
+	c.direct.Add(n)
+	return n, err
+}
+
+// unread is a file that only the kernel may read.
+type unread struct{ syscall.Conn }
+
+func (*unread) Read([]byte) (int, error) { return 0, errors.New("the process reads the file") }
 
 // TestTLS: both ends work over TLS, with a certificate for the parent's address.
 func TestTLS(t *testing.T) {
