@@ -18,13 +18,14 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 
 	"dragonfly"
 	"dragonfly/internal/swarm"
-	"dragonfly/wire"
 )
 
 // bench is what every figure works with.
@@ -143,12 +144,8 @@ type cost struct {
 }
 
 // curl measures a plain download.
-func (b *bench) curl(ctx context.Context, url string, headers ...string) (cost, error) {
-	args := []string{"-sS", "--fail", "-o", b.path("curl.out")}
-	for _, h := range headers {
-		args = append(args, "-H", h)
-	}
-	cmd := exec.CommandContext(ctx, "curl", append(args, url)...)
+func (b *bench) curl(ctx context.Context, url string) (cost, error) {
+	cmd := exec.CommandContext(ctx, "curl", "-sS", "--fail", "-o", b.path("curl.out"), url)
 	began := time.Now()
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return cost{}, fmt.Errorf("curl: %w\n%s", err, out)
@@ -158,10 +155,20 @@ func (b *bench) curl(ctx context.Context, url string, headers ...string) (cost, 
 }
 
 // dfget measures a download by a host that has an agent or starts one; the
-// agent's share is counted in.
+// agent's share is counted in. Afterwards it looks whether it brought the file.
 func (b *bench) dfget(ctx context.Context, h swarm.Host, args ...string) (cost, swarm.Result, error) {
+	out := b.path("dfget.out")
+	c, result, err := b.dfgetTo(ctx, h, out, args...)
+	if err != nil {
+		return c, result, err
+	}
+	return c, result, os.Remove(out)
+}
+
+// dfgetTo is dfget with an output that stays.
+func (b *bench) dfgetTo(ctx context.Context, h swarm.Host, to string, args ...string) (cost, swarm.Result, error) {
 	before := b.agentCPU(h)
-	cmd := h.Dfget(ctx, b.origin, b.path("dfget.out"), args...)
+	cmd := h.Dfget(ctx, b.origin, to, args...)
 	began := time.Now()
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -173,7 +180,7 @@ func (b *bench) dfget(ctx context.Context, h swarm.Host, args ...string) (cost, 
 	if err != nil {
 		return c, result, err
 	}
-	return c, result, os.Remove(b.path("dfget.out"))
+	return c, result, same(b.path("file"), to)
 }
 
 // host is a peer with a home of its own.
@@ -210,18 +217,15 @@ func (b *bench) agentCPU(h swarm.Host) (total time.Duration) {
 	return total
 }
 
-// processCPU is the processor time that a process took; 0 if it has ended.
-func processCPU(pid int) (total time.Duration) {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
+// processCPU is the processor time that a process and its threads took; 0 if it has
+// ended.
+func processCPU(pid int) time.Duration {
+	var t unix.Timespec
+	clock := int32(^pid<<3 | 2) // the process's, as clock_getcpuclockid makes it: /proc counts in steps of 10 ms
+	if err := unix.ClockGettime(clock, &t); err != nil {
 		return 0
 	}
-	fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
-	for _, f := range fields[11:13] {
-		ticks, _ := strconv.Atoi(f)
-		total += time.Duration(ticks) * clockTick
-	}
-	return total
+	return time.Duration(t.Nano())
 }
 
 // peakMemory is a process's largest resident set.
@@ -240,37 +244,17 @@ func peakMemory(pid int) (dragonfly.Size, error) {
 	return 0, fmt.Errorf("no VmHWM of process %d", pid)
 }
 
-// remove ends a host's agent and forgets its home.
+// remove ends a host's agent, which leaves its swarms, and forgets its home.
 func (b *bench) remove(ctx context.Context, h swarm.Host) error {
 	for _, pid := range b.agents(h) {
 		if p, err := os.FindProcess(pid); err == nil {
-			_ = p.Kill()
+			_ = p.Signal(syscall.SIGTERM) // fails only when it has ended
 		}
 		if err := swarm.Gone(ctx, pid); err != nil {
 			return err
 		}
 	}
 	return os.RemoveAll(h.Home)
-}
-
-// seedURL gives the address of the task's content at the seed, and the headers
-// that admit to it, as a peer gets them.
-func (b *bench) seedURL(ctx context.Context, node string, dataPort string) (url string, headers []string, err error) {
-	m, err := dragonfly.ParseMember(node)
-	if err != nil {
-		return "", nil, err
-	}
-	s, err := wire.NewClient(m.Addr, wire.ClientOptions{}).Open(ctx, dragonfly.Hello{Protocol: dragonfly.ProtocolNumber, Agent: strings.Repeat("0", 32), Build: "dfbench"})
-	if err != nil {
-		return "", nil, err
-	}
-	defer s.Close(ctx, "measured")
-	info, err := s.Register(ctx, dragonfly.Registration{Job: "dfbench", Request: dragonfly.Request{URL: b.origin}})
-	if err != nil {
-		return "", nil, err
-	}
-	return fmt.Sprintf("http://127.0.0.1:%s/p2p/v1/tasks/%s/content", dataPort, info.Task),
-		[]string{"Authorization: Dragonfly " + info.Ticket.Secret(), `If-Match: "` + info.Version.String() + `"`}, nil
 }
 
 // progress reads the lines of dfget --json until done reaches the wanted
@@ -294,20 +278,4 @@ func progress(r io.Reader, wanted int64) error {
 func median[T ~int64 | ~float64](values []T) T {
 	slices.Sort(values)
 	return values[len(values)/2]
-}
-
-// ratios prints the medians of two commands and their ratio, pair by pair.
-func (b *bench) ratios(ours, theirs []cost) {
-	var wall, cpu []float64
-	var w, c, tw, tc []time.Duration
-	for i := range ours {
-		wall = append(wall, ours[i].wall.Seconds()/theirs[i].wall.Seconds())
-		cpu = append(cpu, ours[i].cpu.Seconds()/theirs[i].cpu.Seconds())
-		w, c = append(w, ours[i].wall), append(c, ours[i].cpu)
-		tw, tc = append(tw, theirs[i].wall), append(tc, theirs[i].cpu)
-	}
-	ms := time.Millisecond
-	b.say("dfget and agent: wall %v, cpu %v; curl: wall %v, cpu %v (medians of %d)",
-		median(w).Round(ms), median(c).Round(ms), median(tw).Round(ms), median(tc).Round(ms), len(ours))
-	b.say("ratio: wall %.2f, cpu %.2f", median(wall), median(cpu))
 }

@@ -39,8 +39,6 @@ type figure struct {
 }
 
 var figures = []figure{
-	{"warm", "warm seed to one dfget, beside curl from the same seed", 2 << 30, warm},
-	{"cold", "source to seed to dfget, beside curl from the source", 1 << 30, cold},
 	{"small", "second and later requests of a small file, beside curl", 1 << 10, small},
 	{"memory", "peak memory of agent and supernode during a download", 10 << 30, memory},
 	{"crowd", "many peers at once: bytes of the source ÷ size", 256 << 20, crowd},
@@ -87,7 +85,7 @@ func command() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.AddCommand(replay(), simulate(), direct(), manyFiles(), swarmCommand(), compress(), control())
+	cmd.AddCommand(replay(), simulate(), direct(), loopback(), manyFiles(), swarmCommand(), compress(), control())
 	cmd.Flags().Var(&size, "size", "size of the file, as in 1GB; default: the figure's own")
 	cmd.Flags().StringVar(&dir, "dir", "", "where homes and files go; default: a temporary directory")
 	cmd.Flags().IntVar(&runs, "runs", 3, "how often each command is measured; the median counts")

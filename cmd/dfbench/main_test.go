@@ -11,7 +11,7 @@ import (
 // TestMistakes: a number that makes no sense is named before anything is built.
 func TestMistakes(t *testing.T) {
 	for _, line := range []string{
-		"small --runs 0", "crowd --peers 0", "direct --runs -1", "direct --sizes 1X", "list --runs 0", "list --files 0",
+		"small --runs 0", "crowd --peers 0", "direct --runs -1", "direct --sizes 1X", "list --runs 0", "list --files 0", "loopback --runs 0", "loopback --size 0",
 		"swarm --peers 0", "swarm --peers 501", "swarm --systems none", "swarm --queue 0s", "swarm --rate 0mbit",
 	} {
 		cmd := command()
