@@ -79,7 +79,7 @@ environment, which beats the file. Old notes' -Dsupernode.advertiseIp=IP means
 	set.AddFlags(root.Flags())
 	root.SetFlagErrorFunc(settings.FlagError)
 	settings.Help(root, func() int { return helpColumns })
-	root.AddCommand(configCommand(), versionCommand(), settings.GenDoc())
+	root.AddCommand(configCommand(), whyCommand(), versionCommand(), settings.GenDoc())
 	return root
 }
 
