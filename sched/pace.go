@@ -66,6 +66,7 @@ func (k *Machine) timed(a *assignment, resumed bool) {
 	usual := m.usual()
 	m.pace.learn(took)
 	m.t.pace.learn(took)
+	m.t.paced(p)
 	if took > 2*m.t.pace {
 		m.before = nil // another one may be faster
 	}
@@ -89,6 +90,18 @@ func (k *Machine) timed(a *assignment, resumed bool) {
 	}
 }
 
+// paced notes whom the task's pace was learned from: it says nothing about a
+// parent that nobody was compared with.
+func (t *task) paced(p *peer) {
+	switch t.pacedBy {
+	case nil:
+		t.pacedBy = p
+	case p:
+	default:
+		t.compared = true
+	}
+}
+
 // lagged gives a parent as many children from now on as its uplink seems to feed
 // at the usual pace, of which one of so many took more; one if that is at least a
 // quarter as fast.
@@ -98,7 +111,7 @@ func (k *Machine) lagged(a *assignment, took pace, children int) {
 	if fit == 0 && 4*usual >= took {
 		fit = 1
 	}
-	if fit < p.ease && p.complained(a.child) {
+	if fit < p.ease && a.child.t.compared && p.complained(a.child) {
 		k.ease(p, fit)
 	}
 }

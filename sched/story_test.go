@@ -303,5 +303,6 @@ func TestWholePieces(t *testing.T)       { golden(t, "whole-pieces") }
 func TestChainGoesOn(t *testing.T)       { golden(t, "chain-goes-on") }
 func TestCrowdSpreads(t *testing.T)      { golden(t, "crowd-spreads") }
 func TestSlowParent(t *testing.T)        { golden(t, "slow-parent") }
+func TestOnlyHolder(t *testing.T)        { golden(t, "only-holder") }
 func TestStalledBelow(t *testing.T)      { golden(t, "stalled-below") }
 func TestOnlyAPart(t *testing.T)         { golden(t, "only-a-part") }

@@ -38,11 +38,13 @@ type task struct {
 	hungry  set[unit] // units with starved > 0
 
 	source    origin
-	exhausted bool // said so already
-	feeding   bool // in Machine.feeds
-	pace      pace // of its assignments
-	watched   bool // a timer looks at them
-	looked    int  // at whose last, an index of members
+	exhausted bool  // said so already
+	feeding   bool  // in Machine.feeds
+	pace      pace  // of its assignments
+	pacedBy   *peer // whose assignments it was first learned from
+	compared  bool  // it was learned from others, too
+	watched   bool  // a timer looks at them
+	looked    int   // at whose last, an index of members
 	ended     bool
 }
 
