@@ -179,7 +179,7 @@ func TestContentChanges(t *testing.T) {
 	for _, out := range outs {
 		h := w.host("--node", node.Addr)
 		jobs = append(jobs, w.background(h, o.url(), out))
-		w.until("the first pieces", func() bool { return pieces(h) >= 2 })
+		w.until("the first pieces", func() bool { return verified(h) >= 2 })
 	}
 	w.reached(half)
 	second := pattern(2, 5*piece+17)

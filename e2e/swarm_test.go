@@ -61,7 +61,8 @@ func TestTwentyPeers(t *testing.T) {
 	var seed, peers int64
 	for i, r := range results {
 		seed, peers = seed+r.FromSeed, peers+r.FromPeers
-		if r.FromSource != 0 || r.Fetched() != int64(len(o.content)) {
+		// Who is given another parent in the middle of a block fetches that again.
+		if n := int64(len(o.content)); r.FromSource != 0 || r.Fetched() < n || r.Fetched() > n+n/64 {
 			t.Errorf("peer %d: %+v", i, r)
 		}
 	}
@@ -149,7 +150,7 @@ func TestSupernodeRestart(t *testing.T) {
 	}
 	w.reached(half)
 	for i, h := range hosts {
-		w.until(fmt.Sprintf("half of the file at peer %d", i), func() bool { return pieces(h) >= 6 })
+		w.until(fmt.Sprintf("half of the file at peer %d", i), func() bool { return verified(h) >= 6 })
 	}
 	node.Kill()
 	w.supernode(options)
@@ -219,8 +220,8 @@ func TestTwoAtOnce(t *testing.T) {
 	if n := max(a.Fetched(), b.Fetched()); n != int64(len(o.content)) {
 		t.Errorf("fetched %d bytes, want the file once: %+v, %+v", n, a, b)
 	}
-	if n := pieces(h); n != 2*4 {
-		t.Errorf("%d lines of pieces in the log, want 4 for each of the two signs", n)
+	if n := signedPieces(h); n != 2*4 {
+		t.Errorf("%d pieces in the log, want 4 for each of the two signs", n)
 	}
 }
 
@@ -301,7 +302,7 @@ func TestAgentStopped(t *testing.T) {
 	half := o.holdAt(4 * piece)
 	j := w.background(h, o.url(), out)
 	w.reached(half)
-	w.until("some pieces", func() bool { return pieces(h) >= 2 })
+	w.until("some pieces", func() bool { return verified(h) >= 2 })
 	w.signal(h.Home, syscall.SIGSTOP)
 	half.release()
 	other := w.target("other")

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -202,7 +203,7 @@ func (w *world) midway(h swarm.Host, o *origin, out string, n int, args ...strin
 	held := o.holdAt(int64(n) * piece)
 	j := w.background(h, o.url(), out, args...)
 	w.reached(held)
-	w.until(fmt.Sprint(n, " pieces"), func() bool { return pieces(h) >= n })
+	w.until(fmt.Sprint(n, " pieces"), func() bool { return verified(h) >= n })
 	return j, held
 }
 
@@ -300,8 +301,35 @@ func log(h swarm.Host) string {
 	return string(raw)
 }
 
-// pieces counts a host's pieces by its log (FAQ: block piece distributed).
-func pieces(h swarm.Host) int { return strings.Count(log(h), `"status":701`) }
+// signedPieces counts the pieces that a host's downloads got by its log, however
+// many parts they came in (FAQ: block piece distributed).
+func signedPieces(h swarm.Host) int {
+	got := map[string]struct{}{}
+	for _, line := range pieceLine.FindAllStringSubmatch(log(h), -1) {
+		got[line[1]+" "+line[2]] = struct{}{}
+	}
+	return len(got)
+}
+
+var pieceLine = regexp.MustCompile(`sign:(\S+) : downloading piece:.*"status":701,.*"pieceNum":(\d+)`)
+
+// verified counts the pieces that a host has verified, by its store.
+func verified(h swarm.Host) int {
+	const recordLen, kindAt, pieceAt = 64, 8, 12
+	seen := map[string]struct{}{}
+	_ = filepath.WalkDir(h.Home, func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && filepath.Ext(path) == ".pieces" {
+			raw, _ := os.ReadFile(path)
+			for ; len(raw) >= recordLen; raw = raw[recordLen:] {
+				if raw[kindAt] == 'V' {
+					seen[path+string(raw[pieceAt:pieceAt+4])] = struct{}{}
+				}
+			}
+		}
+		return nil
+	})
+	return len(seen)
+}
 
 // processes are those that belong to a home: dfget and its agent.
 func (w *world) processes(home string) (pids []int) {

@@ -74,12 +74,18 @@ func (k *Machine) give(m *member, u unit, parent *member) {
 	if m.p.whole {
 		span = t.extent(n)
 	}
-	for v := u + 1; v < t.behind(n) && m.need.has(v) && parent != nil && parent.give.has(v) && t.brief(span); v++ {
+	for v := u + 1; v < t.behind(n) && m.need.has(v) && parent != nil && !m.p.whole && t.brief(span) && k.extends(parent, m, v); v++ {
 		span.To = t.span(v).To
 	}
 	if span, open := m.arrival(n).gap(span); open {
 		k.assign(m, n, parent, span)
 	}
+}
+
+// extends says that m may get u, which follows what it gets from parent, there, too.
+func (k *Machine) extends(parent, m *member, u unit) bool {
+	home := k.home(m, u)
+	return parent.give.has(u) && (home == nil || parent.zone == home) && k.supplied(parent, m, u)
 }
 
 // brief says that a span is worth no assignment of its own: each costs round trips

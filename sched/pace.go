@@ -77,7 +77,7 @@ func (k *Machine) timed(a *assignment, resumed bool) {
 	together := pace(k.now-p.since) / pace(p.sent) // of all its children
 	over := k.now > p.since.Add(4*time.Duration(usual)*time.Duration(m.t.layout.PieceLen>>10))
 	switch {
-	case took > 2*usual && a.lags(k.now):
+	case took > 2*usual && k.now > a.began.Add(grace) && a.lags(k.now):
 		k.lagged(a, took, len(p.children)+1)
 	case took <= 2*m.t.pace:
 		p.complaint = 0
