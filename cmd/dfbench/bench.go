@@ -55,6 +55,14 @@ func printJSON(out io.Writer, figures any) error {
 	return e.Encode(figures)
 }
 
+// show prints figures as JSON, or as the table that people read.
+func show[T any](out io.Writer, asJSON bool, figures T, table func(io.Writer, T) error) error {
+	if asJSON {
+		return printJSON(out, figures)
+	}
+	return table(out, figures)
+}
+
 // makeFile writes the file that the origin serves.
 func (b *bench) makeFile() error {
 	file, err := os.Create(b.path("file"))

@@ -90,10 +90,7 @@ supernode limits itself; there is no slow link then, but a slow sender.`,
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), lines)
-			}
-			return compressTable(cmd.OutOrStdout(), lines)
+			return show(cmd.OutOrStdout(), asJSON, lines, compressTable)
 		},
 	}
 	cmd.Flags().Var(&o.size, "size", "of the files that dfget downloads")

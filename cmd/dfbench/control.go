@@ -85,10 +85,7 @@ highest rate is found that holds it.`,
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), lines)
-			}
-			return controlTable(cmd.OutOrStdout(), lines)
+			return show(cmd.OutOrStdout(), asJSON, lines, controlTable)
 		},
 	}
 	cmd.Flags().IntVar(&o.peers, "peers", o.peers, "live sessions")

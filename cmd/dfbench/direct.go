@@ -87,10 +87,7 @@ trip and 10 ms more than curl.`,
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), lines)
-			}
-			return loneTable(cmd.OutOrStdout(), lines)
+			return show(cmd.OutOrStdout(), asJSON, lines, loneTable)
 		},
 	}
 	cmd.Flags().StringSliceVar(&o.sizes, "sizes", o.sizes, "of the files")

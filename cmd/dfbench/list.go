@@ -74,10 +74,7 @@ Wanted: 1.2 times the time of curl over one connection.`,
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), lines)
-			}
-			return listTable(cmd.OutOrStdout(), lines)
+			return show(cmd.OutOrStdout(), asJSON, lines, listTable)
 		},
 	}
 	cmd.Flags().Var(&size, "size", "of each file")

@@ -88,10 +88,7 @@ nginx's.`,
 				return err
 			}
 			report := l.report(b)
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), report)
-			}
-			return loopbackTable(cmd.OutOrStdout(), report)
+			return show(cmd.OutOrStdout(), asJSON, report, loopbackTable)
 		},
 	}
 	cmd.Flags().Var(&size, "size", "of the file")

@@ -67,10 +67,7 @@ takes is worth comparing.`,
 				runs[i] = replayed{o.Run.Build, o.Run.Began, o.Peers, o.Tasks, o.Span, o.Steps, o.Events, o.Actions,
 					o.Costs.Average(), o.Costs.Share(0.99), o.Costs.Slowest(), o.Parted == nil, o.Parted, o.End, o.Torn}
 			}
-			if asJSON {
-				return errors.Join(err, printJSON(cmd.OutOrStdout(), runs))
-			}
-			return errors.Join(err, replayTable(cmd.OutOrStdout(), runs))
+			return errors.Join(err, show(cmd.OutOrStdout(), asJSON, runs, replayTable))
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print all figures as JSON")

@@ -75,10 +75,7 @@ func simulate() *cobra.Command {
 					}
 				}
 			}
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), lines)
-			}
-			return table(cmd.OutOrStdout(), lines)
+			return show(cmd.OutOrStdout(), asJSON, lines, table)
 		},
 	}
 	cmd.Flags().Uint64Var(&first, "seed", 1, "of all that is drawn")
