@@ -38,7 +38,13 @@ latest 32 decisions about each peer are kept.
 TASK is a URL, a task's id or the beginning of one. PEER is its number, host name,
 address or job; without it all peers of the task are listed.`,
 		Example: "  supernode why http://files.example.com/model.bin\n  supernode why 4f2a host17",
-		Args:    cobra.RangeArgs(1, 2), SilenceErrors: true, SilenceUsage: true,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) < 1 || len(args) > 2 {
+				return fmt.Errorf("why: want a task, and a peer if you like, not %d names; see supernode why --help", len(args))
+			}
+			return nil
+		},
+		SilenceErrors: true, SilenceUsage: true,
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, cancel := context.WithTimeout(c.Context(), whyTime)
 			defer cancel()
@@ -71,7 +77,7 @@ type state string
 // get reads what the supernode says at a path below its state.
 func (s state) get(ctx context.Context, path string, into any) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, string(s)+"/p2p/v1/state"+path, nil)
-	if err != nil {
+	if err != nil || req.URL.Host == "" {
 		return fmt.Errorf("%q is no URL of a supernode: give --at, as http://127.0.0.1:8002", string(s))
 	}
 	resp, err := http.DefaultClient.Do(req)

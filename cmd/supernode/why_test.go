@@ -79,9 +79,16 @@ func TestWhy(t *testing.T) {
 		})
 	}
 	srv.Close()
-	var out bytes.Buffer
-	p := program{lookup: func(string) (string, bool) { return "", false }, stdout: &out, stderr: &out}
-	if code := p.execute(t.Context(), []string{"why", "--at", srv.URL, "a"}); code != 1 || !strings.Contains(out.String(), "--at") {
-		t.Errorf("exit code %d: %s", code, out.String())
+	for args, want := range map[string]string{
+		"why --at " + srv.URL + " a": "no supernode answers",
+		"why --at nonsense a":        "no URL of a supernode",
+		"why":                        "want a task",
+		"why a b c":                  "not 3 names",
+	} {
+		var out bytes.Buffer
+		p := program{lookup: func(string) (string, bool) { return "", false }, stdout: &out, stderr: &out}
+		if code := p.execute(t.Context(), strings.Fields(args)); code != 1 || !strings.Contains(out.String(), want) {
+			t.Errorf("%s: exit code %d, no %q: %s", args, code, want, out.String())
+		}
 	}
 }
